@@ -1,0 +1,1 @@
+"""The model and the stream: transformer, cache, sampler, decoders, text, checkpoints, training. No sockets."""

@@ -1,0 +1,1 @@
+"""How the models are made: the procedural world, and one module for each training stage."""

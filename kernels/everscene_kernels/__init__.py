@@ -1,0 +1,1 @@
+"""GPU kernels, each beside its plain PyTorch reference. Tensors in, tensors out."""
