@@ -1,0 +1,47 @@
+# `make demo` to see it, `make test` to check it. Each sets itself up first and needs only Python 3.11 to 3.13.
+# Without make (Windows): the README gives the same lines for pip.
+
+TORCH := torch==2.13.0
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first Python of a version that we test with. `make PYTHON=/path/to/python` to choose another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+.PHONY: help install test test-browser demo lint clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+
+install: $(STAMP) ## .venv with everything, once
+
+# torch goes first and by itself: so pip takes a CPU build that lies on the machine before a CUDA one from afar.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || \
+		{ echo "Everscene needs Python 3.11, 3.12 or 3.13 with venv; none was found. Try make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(STAMP) ## every quick test; those that need a browser skip where there is none
+	$(BIN)/python -m pytest -m "not slow" -rs
+
+test-browser: $(STAMP) ## the viewer in a real headless Chromium
+	$(BIN)/python -m pytest tests/browser -rs
+
+demo: $(STAMP) ## a living world in your browser
+	$(BIN)/everscene demo
+
+lint: $(STAMP) ## ruff, mypy --strict, and the rule that imports go one way
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## removes .venv and every cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
