@@ -1,0 +1,28 @@
+"""What the engine raises for a user.
+
+EngineError
+├── ConfigError          a size or an option that cannot work
+├── CheckpointError      a weights file that is missing, damaged or of another model
+├── PromptRejected       a prompt that the text encoder cannot take
+└── GenerationFailed     numbers that are no picture: NaN or infinity in the latents
+"""
+
+
+class EngineError(Exception):
+    """The root of all that the engine raises on purpose."""
+
+
+class ConfigError(EngineError):
+    """A configuration that cannot work; the message names the value and the rule."""
+
+
+class CheckpointError(EngineError):
+    """A weights file that is missing, damaged or of another model; the message names the tensor."""
+
+
+class PromptRejected(EngineError):
+    """A prompt that the text encoder cannot take; the message says which words and why."""
+
+
+class GenerationFailed(EngineError):
+    """The latents hold NaN or infinity."""

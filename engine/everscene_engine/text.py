@@ -1,0 +1,100 @@
+"""Prompts become text embeddings.
+
+`TextEncoder` is what the stream needs of any encoder. `PocketTextEncoder` is the pocket model's own: a documented
+vocabulary, one embedding for each word, two small transformer layers so that words know of each other. A word it
+does not know is refused with its nearest neighbours, since a word ignored in silence looks like a broken model.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from everscene_engine.conditioning import TextEmbedding
+from everscene_engine.errors import PromptRejected
+
+_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+
+
+class TextEncoder(Protocol):
+    """Turns prompts into embeddings; `check` refuses what it cannot take, quickly and from any thread."""
+
+    def check(self, prompt: str) -> None: ...
+
+    def encode(self, prompts: Sequence[str]) -> TextEmbedding: ...
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt, lower-cased, without punctuation."""
+    return _WORD.findall(prompt.lower())
+
+
+@dataclass(frozen=True)
+class PocketTextConfig:
+    """vocabulary: the words it knows, in order (their place is their id; id 0 pads). width: of the embeddings.
+    max_words: of a prompt."""
+
+    vocabulary: tuple[str, ...]
+    width: int = 192
+    heads: int = 4
+    layers: int = 2
+    max_words: int = 40
+
+
+class PocketTextEncoder(nn.Module):
+    """Word ids [P, L] -> embeddings [P, L, width]."""
+
+    def __init__(self, config: PocketTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._ids = {word: index + 1 for index, word in enumerate(config.vocabulary)}
+        self.word = nn.Embedding(len(config.vocabulary) + 1, config.width, padding_idx=0)
+        self.place = nn.Parameter(torch.randn(config.max_words, config.width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, 2 * config.width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(config.width)
+
+    def check(self, prompt: str) -> None:
+        """Raise PromptRejected for an empty prompt, unknown words or too many of them."""
+        words = words_of(prompt)
+        if not words:
+            raise PromptRejected("the prompt has no words")
+        if len(words) > self.config.max_words:
+            raise PromptRejected(f"the prompt has {len(words)} words; the rule is at most {self.config.max_words}")
+        unknown = list(dict.fromkeys(word for word in words if word not in self._ids))
+        if unknown:
+            raise PromptRejected("; ".join(self._unknown(word) for word in unknown))
+
+    def _unknown(self, word: str) -> str:
+        near = difflib.get_close_matches(word, self._ids, n=3, cutoff=0.6)
+        return f"no such word: '{word}'" + (f" (did you mean {', '.join(near)}?)" if near else "")
+
+    def ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Word ids [P, L] padded with 0, and lengths [P], on the CPU. Raises PromptRejected."""
+        for prompt in prompts:
+            self.check(prompt)
+        rows = [[self._ids[word] for word in words_of(prompt)] for prompt in prompts]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        return ids, lengths
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Word ids [P, L], 0 where padded -> embeddings [P, L, width]; padded rows hold nothing of use."""
+        x = self.word(ids) + self.place[: ids.shape[1]]
+        x = self.layers(x, src_key_padding_mask=ids == 0)
+        return self.norm(x)
+
+    def encode(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Embeddings of some prompts, on the encoder's device. Raises PromptRejected."""
+        ids, lengths = self.ids(prompts)
+        device = self.place.device
+        with torch.no_grad():
+            return TextEmbedding(self(ids.to(device)), lengths.to(device))
