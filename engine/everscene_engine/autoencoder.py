@@ -31,9 +31,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from everscene_engine.errors import CheckpointError, ConfigError
 
 COLOURS = 3
 FOLD = 2
@@ -63,21 +65,21 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks) > 0:
-            raise ValueError(
+            raise ConfigError(
                 f"widths {self.widths}, encoder_blocks {self.encoder_blocks} and decoder_blocks "
                 f"{self.decoder_blocks} must name the same stages, at least one"
             )
         if any(width < 2 or width % 2 for width in self.widths):
-            raise ValueError(f"widths {self.widths} must be even: half of the channels are remembered")
+            raise ConfigError(f"widths {self.widths} must be even: half of the channels are remembered")
         if self.latent_channels < 1 or self.frames_per_latent < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"latent_channels {self.latent_channels} and frames_per_latent {self.frames_per_latent} "
                 "must be at least 1"
             )
         if self.latent_bound <= 0:
-            raise ValueError(f"latent_bound {self.latent_bound} must be above 0")
+            raise ConfigError(f"latent_bound {self.latent_bound} must be above 0")
         if self.height % self.stride or self.width % self.stride:
-            raise ValueError(f"frame size {self.width}×{self.height} must be a multiple of {self.stride}")
+            raise ConfigError(f"frame size {self.width}×{self.height} must be a multiple of {self.stride}")
 
     @property
     def stride(self) -> int:
@@ -155,9 +157,7 @@ class Decoder(nn.Module):
             nn.ModuleList(MemoryBlock(width) for _ in range(blocks))
             for width, blocks in zip(widths, config.decoder_blocks[::-1], strict=True)
         )
-        self.grow = nn.ModuleList(
-            nn.Conv2d(coarse, fine * FOLD * FOLD, 1) for coarse, fine in pairwise(widths)
-        )
+        self.grow = nn.ModuleList(nn.Conv2d(coarse, fine * FOLD * FOLD, 1) for coarse, fine in pairwise(widths))
         self.leave = nn.Conv2d(widths[-1], config.folded_channels, 3, padding=1)
 
     def forward(self, latents: Tensor, batch: int, memory: Memory | None = None) -> tuple[Tensor, Memory]:
@@ -269,22 +269,26 @@ def save_autoencoder(model: Autoencoder, path: Path, dtype: torch.dtype = torch.
     save_file(tensors, path, metadata={"config": json.dumps(asdict(model.config))})
 
 
-def load_autoencoder(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Autoencoder:
+def load_autoencoder(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Autoencoder:
     """Read a file of `save_autoencoder`; the model comes in evaluation mode, its convolutions channels-last.
 
-    Raises ValueError when the header holds no config of ours, RuntimeError when tensors do not fit it.
+    Raises CheckpointError for a file that cannot be read or is not one of `save_autoencoder`.
     """
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if "config" not in header:
-            raise ValueError(f"{path} has no autoencoder config in its header")
-        values: dict[str, Any] = json.loads(header["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if "config" not in header:
+        raise CheckpointError(f"{path} has no autoencoder config in its header")
+    values: dict[str, Any] = json.loads(header["config"])
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     model = Autoencoder(AutoencoderConfig(**settings))
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # names the tensors that are missing or of another size
+        raise CheckpointError(f"{path} does not fit its own config: {error}") from error
     model.requires_grad_(False).to(device, dtype)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()

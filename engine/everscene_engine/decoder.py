@@ -90,7 +90,7 @@ class PocketDecoder:
         return DecoderState(self._latent_frames, tuple(tensor.clone() for tensor in self._memory))
 
     def restore(self, state: DecoderState) -> None:
-        """Go back to a snapshot. Nothing is copied: a decoder replaces its memory, it never writes into it."""
+        """Go back to a snapshot. Nothing is copied: every `feed` makes a new memory and leaves the old."""
         self._memory = state.tensors
         self._latent_frames = state.latent_frames
 

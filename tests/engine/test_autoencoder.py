@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everscene_engine.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, save_autoencoder
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
+from everscene_engine.errors import CheckpointError, ConfigError
 
 SMALL = AutoencoderConfig(
     height=24,
@@ -124,9 +125,7 @@ def test_statistics_are_undone_by_decode(small: Autoencoder) -> None:
     raw = latents * small.latent_std.view(-1, 1, 1) + small.latent_mean.view(-1, 1, 1)
     torch.testing.assert_close(small.decode(latents), small.decode_raw(raw)[0].clamp(-1, 1), **TOLERANCE)
     frames = some_frames(8)
-    normalised = (small.encode_raw(frames) - small.latent_mean.view(-1, 1, 1)) / small.latent_std.view(
-        -1, 1, 1
-    )
+    normalised = (small.encode_raw(frames) - small.latent_mean.view(-1, 1, 1)) / small.latent_std.view(-1, 1, 1)
     torch.testing.assert_close(small.encode(frames), normalised, **TOLERANCE)
 
 
@@ -153,7 +152,7 @@ def test_frames_that_do_not_divide_are_refused(small: Autoencoder, shape: tuple[
     ],
 )
 def test_config_refuses_sizes_that_cannot_work(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ConfigError, match="must"):
         AutoencoderConfig(**wrong)  # type: ignore[arg-type]
 
 
@@ -177,8 +176,25 @@ def test_bfloat16_file_keeps_exact_statistics(small: Autoencoder, tmp_path: Path
 
 def test_file_without_our_config_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no autoencoder config"):
+    with pytest.raises(CheckpointError, match="no autoencoder config"):
         load_autoencoder(tmp_path / "other.safetensors")
+
+
+def test_file_that_is_missing_or_damaged_is_refused(small: Autoencoder, tmp_path: Path) -> None:
+    path = tmp_path / "ae.safetensors"
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_autoencoder(path)
+    save_autoencoder(small, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_autoencoder(path)
+
+
+def test_file_with_a_tensor_of_another_size_is_refused(small: Autoencoder, tmp_path: Path) -> None:
+    small.latent_mean = torch.zeros(4)
+    save_autoencoder(small, tmp_path / "ae.safetensors")
+    with pytest.raises(CheckpointError, match="latent_mean"):
+        load_autoencoder(tmp_path / "ae.safetensors")
 
 
 def test_gradients_reach_every_weight() -> None:
@@ -200,9 +216,7 @@ def test_stream_fed_one_by_one_equals_parallel_decode(small: Autoencoder) -> Non
 
 
 @pytest.mark.parametrize("cuts", [(1, 4), (3, 2), (2, 1, 2)])
-def test_stream_fed_in_uneven_pieces_equals_parallel_decode(
-    small: Autoencoder, cuts: tuple[int, ...]
-) -> None:
+def test_stream_fed_in_uneven_pieces_equals_parallel_decode(small: Autoencoder, cuts: tuple[int, ...]) -> None:
     latents = some_latents(5)
     decoder = PocketDecoder(small)
     streamed = torch.cat([decoder.feed(piece) for piece in latents.split(cuts, dim=1)], dim=1)
