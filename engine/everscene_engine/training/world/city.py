@@ -1,0 +1,98 @@
+"""City: three rows of towers whose windows light up in the dark, a park wall, street lamps, the street."""
+
+import torch
+
+from everscene_engine.training.world.canvas import Canvas, Frames, box, smooth
+from everscene_engine.training.world.land import paint_ground, paint_lamps, paint_ridge, paint_round_trees, ridge
+from everscene_engine.training.world.light import Colour
+from everscene_engine.training.world.noise import Cells, cells, uniform
+from everscene_engine.training.world.weather import mist_bank, splash_rings
+
+GROUND = 130.0
+
+
+def paint_far(canvas: Canvas, frames: Frames) -> None:
+    """Towers in three rows, nearer ones lower, larger and clearer."""
+    band = canvas.band(24, 118)
+    for shift in (0, 1):
+        row = cells(band.world(frames, 0.05, 81) + 13 * shift, 26.0, frames.seed + shift)
+        _towers(band, frames, row, (84 - 58.0, 84 - 14.0), (0.46, 0.54, 0.66), 0.62, 0.40)
+    mist_bank(canvas, frames, 44, 112, 0.06, 0.6)
+    for shift in (0, 1):
+        row = cells(band.world(frames, 0.12, 83) + 18 * shift, 36.0, frames.seed + 2 + shift)
+        _towers(band, frames, row, (42.0, 84.0), (0.50, 0.44, 0.52), 0.30, 0.55)
+    mist_bank(canvas, frames, 56, 116, 0.13, 0.55)
+    for shift in (0, 1):
+        row = cells(band.world(frames, 0.28, 85) + 26 * shift, 52.0, frames.seed + 4 + shift)
+        _towers(band, frames, row, (66.0, 96.0), (0.52, 0.38, 0.36), 0.12, 0.6)
+    mist_bank(canvas, frames, 76, 122, 0.3, 0.5)
+    trees = canvas.band(76, 124)
+    row = cells(trees.world(frames, 0.55, 87), 44.0, frames.seed)
+    paint_round_trees(trees, frames, row, 117.0, 27.0, (0.32, 0.52, 0.32), 0.05)
+    hedge = ridge(trees, frames, 0.55, 88, 114.0, ((40, 1.5),))
+    paint_ridge(trees, frames, hedge, (0.26, 0.42, 0.28), 0.05, 150, mist=0.0, rim=0.3, lit=0.35)
+
+
+def paint_near(canvas: Canvas, frames: Frames) -> None:
+    """Pavement, kerb and street, with lamps."""
+    light = frames.light
+    rail = canvas.band(44, 126)
+    paint_lamps(rail, frames, cells(rail.world(frames, 1.0, 89), 118.0, frames.seed), 121.0, 50.0, 6.0)
+    street = canvas.band(116, 144)
+    paint_ground(street, frames, 119.0, (0.56, 0.55, 0.60), (0.80, 0.78, 0.80))
+    slab = cells(street.world(frames, 1.0, 90), 26.0, frames.seed)
+    walk = street.edge(121.5 - street.y) * street.edge(street.y - 136.0)
+    joint = smooth(1.6, 0.6, (slab.offset.abs() - 13).abs()) * walk
+    street.fill(joint * 0.32 + walk * slab.pick(1, 0.0, 0.12), light.surface((0.30, 0.29, 0.34), 0.0, 0.3, 0.6))
+    road = street.edge(138.0 - street.y)
+    street.fill(street.edge((street.y - 137).abs() - 1.2), light.surface((0.84, 0.82, 0.82), 0.0, 0.8, 0.9))
+    street.fill(road, light.surface((0.27, 0.27, 0.32), 0.0, 0.35, 0.65))
+    dash = cells(street.world(frames, 1.0, 91), 40.0, frames.seed)
+    line = street.edge(box(dash.offset, street.y - 142.0, 11.0, 1.0))
+    street.fill(line * 0.85, light.surface((0.95, 0.86, 0.55), 0.0, 0.8, 0.6))
+    lamp = cells(street.world(frames, 1.0, 89), 118.0, frames.seed)
+    pool = torch.exp(-(((lamp.offset - 6) / 30) ** 2)) * smooth(118, 124, street.y) * smooth(146, 128, street.y)
+    street.add(pool * light.lamps * 0.34, street.picture.new_tensor((1.0, 0.78, 0.42)).view(1, 3, 1, 1))
+    splash_rings(canvas, frames, 121, 144, 1.0)
+
+
+def _towers(
+    canvas: Canvas, frames: Frames, cell: Cells, tops: tuple[float, float], albedo: Colour, depth: float, bright: float
+) -> None:
+    """A tower in every cell: a lit and a shaded side, a roof of its own, windows in rows."""
+    light = frames.light
+    size = float(2 * 13 if depth > 0.5 else 36 if depth > 0.2 else 52)
+    half = cell.pick(1, 0.26, 0.42) * size
+    top = cell.pick(2, *tops)
+    x = cell.offset
+    down = canvas.y - top  # [n, 1, h, W]
+    body = torch.maximum(x.abs() - half, -down)
+    crown = torch.maximum(x.abs() - half * 0.55, -down - cell.pick(3, 0.0, 0.14) * size)
+    spire = torch.maximum(x.abs() - 0.9, -down - (cell.pick(4) - 0.6).clamp(min=0) * size * 0.9)
+    cover = canvas.edge(torch.minimum(torch.minimum(body, crown), spire))
+    veil = smooth(70, 122, canvas.y) * 0.5
+    warm = cell.pick(5, 0.0, 0.35)
+    tone = light.surface(albedo, depth, 0.25 + 0.25 * warm, 0.15)
+    canvas.fill(cover, torch.lerp(tone.mean(3, keepdim=True), light.haze, veil))
+    canvas.fill(
+        cover * warm * 0.8, light.surface((albedo[0] * 1.3, albedo[1] * 1.05, albedo[2] * 0.9), depth, 0.55, 0.1)
+    )
+    facing = smooth(0.1, 0.3, x * light.side / half)
+    canvas.fill(cover * facing * 0.40, light.surface((0.92, 0.84, 0.80), depth, 0.95, 0.2))
+    canvas.fill(
+        canvas.edge(torch.maximum(body, down - 2.2)) * light.snow.clamp(max=1.0) * 0.9,
+        light.surface((0.95, 0.97, 1.0), depth, 0.8),
+    )
+    step_x, step_y = (5.0, 6.0) if depth > 0.5 else (6.0, 7.5) if depth > 0.2 else (8.0, 10.0)
+    column, row = x / step_x, down / step_y
+    in_x = (torch.remainder(column, 1.0) - 0.5).abs() * step_x - step_x * 0.27
+    in_y = (torch.remainder(row, 1.0) - 0.5).abs() * step_y - step_y * 0.26
+    wall = (torch.floor(column) + 0.5).abs() * step_x + step_x * 0.5 < half
+    pane = canvas.edge(in_x) * canvas.edge(in_y) * canvas.edge(1.5 - down) * wall
+    number = torch.floor(column).long() * 37 + torch.floor(row).long()
+    alight = (uniform(number + cell.index * 4096, frames.seed, 95) < 0.52).float()
+    glass = light.surface((0.34, 0.42, 0.54), depth, 0.35)
+    canvas.fill(pane * (0.55 - 0.3 * light.night), glass.lerp(light.sky_middle, 0.35))
+    lamp = canvas.picture.new_tensor((1.0, 0.80, 0.42)).view(1, 3, 1, 1)
+    clearness = torch.exp(-light.density * depth * 0.8)
+    canvas.fill(pane * alight * (light.lamps * clearness * (0.55 + bright * 0.6)).clamp(max=0.95), lamp)

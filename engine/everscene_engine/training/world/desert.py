@@ -1,0 +1,94 @@
+"""Desert: mesas on the horizon, dunes with a lit and a shaded side, cacti."""
+
+import torch
+from torch import Tensor
+
+from everscene_engine.training.world.canvas import Canvas, Frames, limb, smooth
+from everscene_engine.training.world.land import paint_ground, paint_ridge, ridge, slope
+from everscene_engine.training.world.noise import cells, value_noise
+from everscene_engine.training.world.weather import mist_bank, splash_rings
+
+GROUND = 130.0
+
+
+def paint_far(canvas: Canvas, frames: Frames) -> None:
+    """Mesas and dunes."""
+    for number, (parallax, foot, tall, size, albedo, depth) in enumerate(
+        ((0.05, 86.0, 27.0, 95.0, (0.80, 0.52, 0.44), 0.62), (0.10, 90.0, 22.0, 130.0, (0.80, 0.43, 0.32), 0.32))
+    ):
+        band = canvas.band(foot - tall - 8, 100)
+        height = _mesa(band, frames, parallax, 41 + number, foot, tall, size)
+        paint_ridge(band, frames, height, albedo, depth, 104, mist=0.45, rim=0.35, frost=0.35)
+        strata = smooth(0.2, 0.9, torch.sin(band.y * 0.95 + number)) * band.edge(height + 3 - band.y)
+        band.fill(strata * 0.22, frames.light.surface((0.55, 0.28, 0.26), depth, 0.35, 0.3))
+        mist_bank(canvas, frames, 58, 100, parallax, 0.5)
+    for number, (parallax, level, swing, albedo, depth) in enumerate(
+        (
+            (0.18, 92.0, 4.0, (0.95, 0.74, 0.52), 0.26),
+            (0.32, 100.0, 6.0, (0.96, 0.72, 0.46), 0.14),
+            (0.55, 110.0, 6.0, (0.95, 0.68, 0.42), 0.06),
+        )
+    ):
+        band = canvas.band(level - swing * 2 - 2, 140)
+        height = ridge(band, frames, parallax, 44 + number, level, ((150 + 40 * number, swing), (57, swing * 0.25)))
+        _dune(band, frames, height, albedo, depth)
+        mist_bank(canvas, frames, level - 16, level + 16, parallax, 0.4)
+    _cacti(canvas.band(58, 124), frames, 0.62, 47, 112.0, 26.0, 130.0, 0.05)
+
+
+def paint_near(canvas: Canvas, frames: Frames) -> None:
+    """The dune that the subject walks on, with ripples and a cactus now and then."""
+    _cacti(canvas.band(50, 126), frames, 0.86, 48, 121.0, 38.0, 210.0, 0.0)
+    sand = canvas.band(112, 144)
+    top = ridge(sand, frames, 1.0, 49, 120.0, ((90, 2.2),))
+    paint_ground(sand, frames, top, (0.96, 0.72, 0.44), (1.0, 0.86, 0.62))
+    world = sand.world(frames, 1.0, 50)
+    bend = 2.0 * torch.sin(torch.remainder(world * 0.05, 2 * torch.pi).float())
+    ripple = smooth(0.35, 1.0, torch.sin((sand.y - top + bend) * 0.95)) * smooth(4, 9, sand.y - top)
+    sand.fill(ripple * 0.26, frames.light.surface((0.72, 0.44, 0.28), 0.0, 0.25, 0.85))
+    splash_rings(canvas, frames, 124, 144, 1.0)
+
+
+def _mesa(canvas: Canvas, frames: Frames, parallax: float, salt: int, foot: float, tall: float, size: float) -> Tensor:
+    """Skyline of table mountains: noise pressed flat at the top, with steep sides."""
+    world = canvas.world(frames, parallax, salt)
+    noise = value_noise(world / size, frames.seed, salt)
+    step = value_noise(world / (size * 0.37), frames.seed, salt + 3)
+    flat = 0.68 * smooth(0.50, 0.60, noise) + 0.32 * smooth(0.62, 0.68, noise) * smooth(0.3, 0.4, step)
+    return foot - tall * flat - 2.0 * step
+
+
+def _dune(canvas: Canvas, frames: Frames, height: Tensor, albedo: tuple[float, float, float], depth: float) -> None:
+    """A dune: its face towards the sun is bright, the other lies in shade down to a soft border."""
+    light = frames.light
+    paint_ridge(canvas, frames, height, albedo, depth, 150, mist=0.15, rim=0.0, frost=0.75, lit=0.9)
+    away = (slope(height, canvas.pixel) * -light.side * 7).clamp(-1, 1) * 0.5 + 0.5
+    below = canvas.y - height
+    shade = canvas.edge(-below) * smooth(0.40, 0.75, away) * smooth(26, 2, below)
+    canvas.fill(shade * 0.75, light.surface((albedo[0] * 0.86, albedo[1] * 0.78, albedo[2] * 0.9), depth, 0.10, 0.75))
+    canvas.fill(canvas.edge(below.abs() - 1.2) * 0.45, light.surface((1.0, 0.88, 0.66), depth, 1.1, 0.9))
+
+
+def _cacti(
+    canvas: Canvas, frames: Frames, parallax: float, salt: int, foot: float, tall: float, size: float, depth: float
+) -> None:
+    """A saguaro with two arms in two of three cells."""
+    light = frames.light
+    cell = cells(canvas.world(frames, parallax, salt), size, frames.seed)
+    there = (cell.pick(1) < 0.7).float()
+    grow = cell.pick(2, 0.75, 1.1) * (tall / 30)
+    x = (cell.offset - cell.pick(3, -0.25, 0.25) * size) / grow
+    x = x * torch.where(cell.pick(4) < 0.5, 1.0, -1.0)
+    y = (canvas.y - foot) / grow
+    trunk = limb(x, y, (0.0, 2.0), (0.0, -27.0), 3.3, 2.9)
+    left = torch.minimum(limb(x, y, (0.0, -10.0), (-8.0, -12.0), 2.2), limb(x, y, (-8.0, -12.0), (-8.0, -21.0), 2.2))
+    right = torch.minimum(limb(x, y, (0.0, -7.0), (7.5, -9.0), 2.1), limb(x, y, (7.5, -9.0), (7.5, -16.0), 2.1))
+    shape = torch.minimum(trunk, torch.minimum(left, right)) * grow
+    cover = canvas.edge(shape) * there
+    canvas.fill(cover, light.surface((0.26, 0.46, 0.30), depth, 0.28, 0.3))
+    facing = x * light.side * torch.where(cell.pick(4) < 0.5, 1.0, -1.0)
+    nearest = torch.where(x < -4, facing + 8 * light.side, torch.where(x > 4, facing, facing))
+    canvas.fill(
+        cover * smooth(0.2, 2.2, nearest) * smooth(0.4, -1.2, shape) * 0.55,
+        light.surface((0.52, 0.72, 0.40), depth, 1.0, 0.7),
+    )
