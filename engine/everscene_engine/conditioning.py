@@ -20,6 +20,10 @@ class TextEmbedding:
     lengths: Tensor
     padded_to: int = 0
 
+    def to(self, device: torch.device) -> "TextEmbedding":
+        """The same on another device."""
+        return TextEmbedding(self.tokens.to(device), self.lengths.to(device), self.padded_to)
+
 
 @dataclass(frozen=True)
 class Conditioning:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from everscene_engine.errors import ConfigError
 
-FIRST_SIGMA = 0.999  # before the shift, so that the first step is not all noise
+FIRST_SIGMA = 0.9990000128746033  # 0.999 in float32, before the shift: the first step is not all noise
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def make_schedule(steps: int, shift: float = 5.0) -> Schedule:
         raise ConfigError(f"steps is {steps}; it must be 1 to 50")
     base = [FIRST_SIGMA * (1 - i / steps) for i in range(steps)]
     shifted = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in base]
-    timesteps = tuple(float(math.floor(1000 * sigma)) for sigma in shifted)
-    sigmas = tuple(float(torch.tensor(sigma, dtype=torch.float32)) for sigma in shifted)
+    sigmas = tuple(torch.tensor(shifted, dtype=torch.float32).tolist())
+    timesteps = tuple(float(math.floor(1000 * sigma)) for sigma in sigmas)
     return Schedule(timesteps, (*sigmas, 0.0), _solver(sigmas))
 
 

@@ -1,0 +1,106 @@
+"""Weights on disk: safetensors, in shards small enough to carry, with the configuration in their metadata.
+
+A part of a model (`transformer`, `text`) is a set of files `PART-1-of-2.safetensors`, …; each names its part, format
+and configuration, so that a file is understood alone and a wrong one is refused by name.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from everscene_engine.config import TransformerConfig
+from everscene_engine.errors import CheckpointError
+from everscene_engine.text import PocketTextConfig, PocketTextEncoder
+from everscene_engine.transformer import WanTransformer
+
+FORMAT = "everscene-1"
+SHARD_BYTES = 14 * 2**20
+
+
+def save_part(
+    folder: Path, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, object], dtype: torch.dtype
+) -> list[Path]:
+    """Write one part of a model in shards of at most 14 MiB (or one tensor); replaces what was there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        held = tensor.detach().to("cpu", dtype).contiguous().clone()
+        if shards[-1] and size + held.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = held
+        size += held.nbytes
+    for old in folder.glob(f"{part}-*-of-*.safetensors"):
+        old.unlink()
+    paths = []
+    for index, shard in enumerate(shards, start=1):
+        path = folder / f"{part}-{index}-of-{len(shards)}.safetensors"
+        save_file(shard, path, metadata={"format": FORMAT, "part": part, "config": json.dumps(config)})
+        paths.append(path)
+    return paths
+
+
+def load_part(folder: Path, part: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Tensors and configuration of one part. Raises CheckpointError naming what is missing or wrong."""
+    paths = sorted(folder.glob(f"{part}-*-of-*.safetensors"))
+    if not paths:
+        raise CheckpointError(f"no {part} weights in {folder}: expected {part}-1-of-N.safetensors")
+    count = int(paths[0].stem.rsplit("-", 1)[1])
+    if len(paths) != count:
+        raise CheckpointError(f"{folder} holds {len(paths)} of the {count} files of {part}")
+    tensors: dict[str, Tensor] = {}
+    config: dict[str, object] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT or metadata.get("part") != part:
+                    raise CheckpointError(f"{path} is no {part} of format {FORMAT}")
+                config = json.loads(metadata["config"])
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+    return tensors, config
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module of the same make.
+
+    Raises CheckpointError naming the first tensor that is missing, of another shape, or not wanted.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise CheckpointError(f"{source}: tensor '{name}' is missing")
+        if tensors[name].shape != tensor.shape:
+            shapes = f"{list(tensors[name].shape)}; the model wants {list(tensor.shape)}"
+            raise CheckpointError(f"{source}: tensor '{name}' has shape {shapes}")
+    for name in tensors:
+        if name not in wanted:
+            raise CheckpointError(f"{source}: tensor '{name}' does not belong to the model")
+    module.load_state_dict(dict(tensors))
+
+
+def save_pocket_transformer(transformer: WanTransformer, text: PocketTextEncoder, folder: Path) -> None:
+    """Write both networks of the pocket model's second stage, in bf16."""
+    save_part(folder, "transformer", transformer.state_dict(), asdict(transformer.config), torch.bfloat16)
+    save_part(folder, "text", text.state_dict(), asdict(text.config), torch.bfloat16)
+
+
+def load_pocket_transformer(folder: Path) -> tuple[WanTransformer, PocketTextEncoder]:
+    """Both networks in float32 on the CPU, in evaluation mode."""
+    tensors, config = load_part(folder, "transformer")
+    transformer = WanTransformer(TransformerConfig(**config))  # type: ignore[arg-type]
+    fill(transformer, tensors, f"{folder}/transformer")
+    tensors, config = load_part(folder, "text")
+    vocabulary = tuple(str(word) for word in config.pop("vocabulary"))  # type: ignore[attr-defined]
+    text = PocketTextEncoder(PocketTextConfig(vocabulary, **config))  # type: ignore[arg-type]
+    fill(text, tensors, f"{folder}/text")
+    return transformer.eval().requires_grad_(False), text.eval().requires_grad_(False)

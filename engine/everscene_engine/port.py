@@ -1,0 +1,88 @@
+"""What the process around the engine sees of it: plain values and host buffers, no torch.
+
+`live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the generating thread calls `steer`,
+`generate` and `rollback`, the decoding thread calls `decode`. Only `generate` and `decode` run at the same time; `check`
+may come from any thread at any time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Transition = Literal["recache", "text", "cut", "reset"]
+TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine makes. All counts are at least 1."""
+
+    model: str
+    width: int  # pixels
+    height: int  # pixels
+    fps: float  # frames of content per second
+    latent_frames_per_chunk: int
+    frames_per_latent_frame: int
+    steps: int  # denoising steps
+    seed: int
+    device: str
+
+    @property
+    def frames_per_chunk(self) -> int:
+        """Frames that a chunk gives; the first chunk of a stream may give fewer."""
+        return self.latent_frames_per_chunk * self.frames_per_latent_frame
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Seconds of content in a chunk."""
+        return self.frames_per_chunk / self.fps
+
+
+@dataclass(frozen=True)
+class GeneratedChunk:
+    """One chunk after its clean pass, not decoded yet."""
+
+    number: int  # chunk number, 0 and up
+    first_latent_frame: int  # of the stream; what `rollback` counts in
+    latent_frames: int
+    prompt: str
+    seconds: dict[str, float] = field(default_factory=dict)  # "recache", "denoise", "clean": time each took
+    latents: Any = None  # the engine's own; handed back to `decode` as it is
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """The frames of one chunk."""
+
+    pixels: NDArray[np.uint8]  # [T, H, W, 4] RGBA, sRGB, top row first, alpha 255, C order
+    latent_frame_of: tuple[int, ...]  # T numbers, never falling: the latent frame each frame came from
+
+
+class EnginePort(Protocol):
+    """A world that is generated chunk by chunk and can be steered."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Fixed for the life of the engine."""
+
+    def check(self, prompt: str) -> None:
+        """Raise PromptRejected, with a sentence that says why, if the model cannot take this prompt. Quick."""
+
+    def steer(self, prompt: str, transition: Transition) -> None:
+        """Use this prompt from the next generated chunk on. Raises PromptRejected as `check` does."""
+
+    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        """One chunk: recache if steered, denoise, clean pass. Asks `interrupted()` before each forward; when that is
+        True, gives None and the stream is as if the call had not been made (a prompt steered to stays)."""
+
+    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+        """The chunk's frames. Called once for each chunk, in order."""
+
+    def rollback(self, latent_frame: int) -> None:
+        """Forget everything generated from this latent frame on: cache and decoder are as they were before it."""
+
+    def close(self) -> None:
+        """Give back what the engine holds. No other call follows."""
