@@ -1,0 +1,122 @@
+"""One browser: the pictures it can take, and what it wants of the world.
+
+At most two pictures are on their way to a browser at a time; it confirms each one that it has drawn. So what a slow
+browser or a slow line gets is the newest picture at its own pace, and nothing waits in a queue. A page in a hidden
+tab confirms nothing and is sent nothing.
+
+JSON to the page: `world` (first), `status`, `receipt`, `input`. JSON from it: `event {id, name, params}`,
+`prompt {id, text}`, `shown {serial}`. Pictures: u32 little-endian length of a JSON header, the header, the JPEG file.
+"""
+
+import asyncio
+import json
+import struct
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from everscene_bridge.viewer.link import Link
+from everscene_bridge.viewer.watch import Picture
+
+AHEAD = 2  # pictures sent and not yet confirmed
+OPEN_RECEIPTS = 64  # events and prompts of one page whose final receipt is still to come
+OLD_NEWS = 256  # messages that may wait for a page that does not read; the oldest go first
+
+
+class Browser:
+    """Serves one WebSocket until it closes."""
+
+    def __init__(self, websocket: WebSocket, link: Link) -> None:
+        self.websocket = websocket
+        self.link = link
+        self.news: deque[dict[str, Any]] = deque(maxlen=OLD_NEWS)
+        self.awake = asyncio.Event()
+        self.sent = 0  # serial of the last picture sent
+        self.on_the_way: set[int] = set()  # serials
+        self.open_receipts = 0
+
+    async def serve(self) -> None:
+        await self.websocket.accept()
+        self.link.browsers.add(self)
+        self.tell(self.link.world_message())
+        self.tell(self.link.status)
+        try:
+            async with asyncio.TaskGroup() as self.tasks:
+                self.tasks.create_task(self.send_news())
+                await self.hear()
+        except* WebSocketDisconnect:
+            pass  # how every visit ends
+        finally:
+            self.link.browsers.discard(self)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Puts JSON in the way of the next send. On the event loop."""
+        self.news.append(message)
+        self.awake.set()
+
+    async def send_news(self) -> None:
+        """The only writer of the socket: news first, then the newest picture if the page can take it."""
+        while True:
+            await self.awake.wait()
+            self.awake.clear()
+            while self.news:
+                await self.websocket.send_text(json.dumps(self.news.popleft()))
+            picture = self.link.watch.latest
+            if picture is not None and picture.serial > self.sent and len(self.on_the_way) < AHEAD:
+                self.sent = picture.serial
+                self.on_the_way.add(picture.serial)
+                jpeg = await asyncio.to_thread(picture.jpeg)
+                await self.websocket.send_bytes(picture_message(picture, jpeg))
+                self.awake.set()  # a newer one may have come while this one was made
+
+    async def hear(self) -> None:
+        """Takes what the page says. Ends by `WebSocketDisconnect`; a page that breaks the rules is sent away."""
+        while True:
+            try:
+                self.obey(json.loads(await self.websocket.receive_text()))
+            except (ValueError, KeyError, TypeError) as error:
+                await self.websocket.close(1008, f"not understood: {error!r}"[:120])
+                raise WebSocketDisconnect(1008) from error
+
+    def obey(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "shown":
+                self.on_the_way.discard(message["serial"])
+                self.awake.set()
+            case "event" | "prompt":
+                self.steer(message)
+            case other:
+                raise ValueError(f"no such message: {other!r}")
+
+    def steer(self, message: dict[str, Any]) -> None:
+        """Sends an event or a prompt into the world; its receipts go back to the page."""
+        number = int(message["id"])
+        if self.open_receipts >= OPEN_RECEIPTS:
+            reason = f"{OPEN_RECEIPTS} of this page's events are still open"
+            self.tell({"type": "receipt", "id": number, "state": "rejected", "reason": reason})
+            return
+        if message["type"] == "event":
+            receipts = self.link.event(str(message["name"]), dict(message.get("params") or {}))
+        else:
+            receipts = self.link.prompt(str(message["text"]))
+
+        self.open_receipts += 1
+        self.tasks.create_task(self.follow(number, receipts))
+
+    async def follow(self, number: int, receipts: AsyncIterator[dict[str, Any]]) -> None:
+        async for receipt in receipts:
+            self.tell({"type": "receipt", "id": number, **receipt})
+        self.open_receipts -= 1
+
+
+def picture_message(picture: Picture, jpeg: bytes) -> bytes:
+    header = {
+        "serial": picture.serial,
+        "frame": picture.frame,
+        "order": picture.order,
+        "prompt": picture.prompt,
+    }
+    described = json.dumps(header).encode()
+    return struct.pack("<I", len(described)) + described + jpeg
