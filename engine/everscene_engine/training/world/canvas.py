@@ -5,7 +5,7 @@ A shape is a signed distance in those units (negative inside); `edge` turns it i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ class Frames:
 
     def take(self, rows: Tensor) -> "Frames":
         """The frames numbered by rows, int64 [m]."""
-        light = Light(**{f.name: getattr(self.light, f.name)[rows] for f in fields(Light)})
-        return Frames(self.seed[rows], self.time[rows], self.camera[rows], light)
+        return Frames(self.seed[rows], self.time[rows], self.camera[rows], self.light.take(rows))
 
     def phase(self, speed: float, salt: float = 0.0) -> Tensor:
         """An angle that turns at `speed` radians a second, float32 [n, 1, 1, 1] in [0, 2π)."""
@@ -59,7 +58,7 @@ class Canvas:
 
     def edge(self, distance: Tensor) -> Tensor:
         """Coverage 0 to 1 of a signed distance, anti-aliased over one real pixel."""
-        return torch.clamp(0.5 - distance / self.pixel, 0.0, 1.0)
+        return torch.rsub(distance, 0.5, alpha=1 / self.pixel).clamp_(0.0, 1.0)
 
     def fill(self, coverage: Tensor, colour: Tensor) -> None:
         """Paint colour ([n, 3, 1 or h, 1 or W]) where coverage ([n, 1, h, W], 0 to 1) says."""
@@ -89,10 +88,16 @@ def on_active(
         canvas.picture.index_copy_(0, rows, part.picture)
 
 
+def ramp(low: float, high: float, value: Tensor) -> Tensor:
+    """Straight from 0 at low to 1 at high; low may be the larger. Two kernels instead of `smooth`'s five."""
+    steep = 1 / (high - low)
+    return torch.rsub(value, -low * steep, alpha=-steep).clamp_(0.0, 1.0)
+
+
 def smooth(low: float, high: float, value: Tensor) -> Tensor:
-    """Smoothstep from 0 at low to 1 at high."""
-    ramp = torch.clamp((value - low) / (high - low), 0.0, 1.0)
-    return ramp * ramp * (3 - 2 * ramp)
+    """Smoothstep from 0 at low to 1 at high; low may be the larger."""
+    part = ramp(low, high, value)
+    return torch.rsub(part, 3.0, alpha=2.0).mul_(part).mul_(part)
 
 
 def circle(x: Tensor, y: Tensor, radius: Tensor | float) -> Tensor:

@@ -71,10 +71,8 @@ _VERBS = {
     "balloon": ("drifts over", "floats above", "glides over", "hovers above", "sails over"),
 }
 _AT = {"dawn": ("at",), "day": ("by", "in the"), "dusk": ("at",), "night": ("at", "by")}
-_FILLERS = (
-    "a painting of", "a picture of", "a view of", "a scene with", "cinematic", "calm", "quiet", "peaceful",
-    "beautiful", "wide shot of", "animation of", "a video of",
-)  # fmt: skip
+_OPENINGS = ("a painting of", "a picture of", "a view of", "a wide shot of", "an animation of", "a video of")
+_MOODS = ("cinematic", "calm", "quiet", "peaceful", "beautiful", "painterly", "dramatic", "stylised")
 _TEMPLATES = (
     "{subject} {verb} the {setting} {at} {time}, {weather}",
     "{subject} {verb} the {setting}, {time}, {weather}",
@@ -146,8 +144,12 @@ def prompt_for(
         "drifts": "" if without_subject else _pick(_DRIFTS, generator),
     }
     text = template.format(**parts)
-    if generator is not None and generator.random() < 0.3 and not template.startswith("in "):
-        text = f"{generator.choice(_FILLERS)} {text}"
+    if generator is not None:
+        filler = generator.random()
+        if filler < 0.18 and template.startswith(("{subject}", "{setting}", "the ")):
+            text = f"{generator.choice(_OPENINGS)} {text}"
+        elif filler > 0.82:
+            text = f"{text}, {generator.choice(_MOODS)}"
     if attributes.moment is not None:
         moment = _mostly_first(_PHRASES["moment"][attributes.moment], generator)
         text = _pick(_JOINS, generator).format(base=text, moment=moment)
@@ -160,11 +162,11 @@ def _article(word: str) -> str:
 
 def _tidy(text: str) -> str:
     """Close the gaps that left-out parts leave behind."""
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\b(in|with|over|of)( ,|,|$)", ",", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\b(in|with|over|of)( ?,|$)", ",", text)
     text = re.sub(r"(\s*,)+", ",", text)
-    text = re.sub(r"^(?:in |, ?)?(?=the )", "", text)
-    return re.sub(r"\s+", " ", text).strip(" ,")
+    text = re.sub(r"^over (?=the )|(?<=, )over (?=the )", "", text.strip(" ,"))
+    return re.sub(r"\s+", " ", text)
 
 
 def parse_attributes(prompt: str) -> dict[str, str]:
@@ -191,7 +193,7 @@ _LONGEST = max(map(len, _BY_WORDS))
 
 
 def _vocabulary() -> tuple[str, ...]:
-    texts = [*SYNONYMS, CUT_PREFIX, *_FILLERS, *_DRIFTS, "a an"]
+    texts = [*SYNONYMS, CUT_PREFIX, *_OPENINGS, *_MOODS, *_DRIFTS, "a an"]
     texts += [verb for verbs in _VERBS.values() for verb in verbs] + [at for many in _AT.values() for at in many]
     texts += [re.sub(r"\{\w+\}", " ", template) for template in (*_TEMPLATES, *_JOINS)]
     return tuple(sorted({word for text in texts for word in tokenize(text)}))

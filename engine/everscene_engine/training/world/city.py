@@ -4,27 +4,33 @@ import torch
 
 from everscene_engine.training.world.canvas import Canvas, Frames, box, smooth
 from everscene_engine.training.world.land import paint_ground, paint_lamps, paint_ridge, paint_round_trees, ridge
-from everscene_engine.training.world.light import Colour
+from everscene_engine.training.world.light import Colour, pigment
 from everscene_engine.training.world.noise import Cells, cells, uniform
 from everscene_engine.training.world.weather import mist_bank, splash_rings
 
 GROUND = 130.0
 
 
-def paint_far(canvas: Canvas, frames: Frames) -> None:
+def paint_land(canvas: Canvas, frames: Frames) -> None:
+    """Paint over the sky, from far to near: towers, park, street."""
+    _paint_far(canvas, frames)
+    _paint_near(canvas, frames)
+
+
+def _paint_far(canvas: Canvas, frames: Frames) -> None:
     """Towers in three rows, nearer ones lower, larger and clearer."""
     band = canvas.band(24, 118)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.05, 81) + 13 * shift, 26.0, frames.seed + shift)
-        _towers(band, frames, row, (84 - 58.0, 84 - 14.0), (0.46, 0.54, 0.66), 0.62, 0.40)
+        _towers(band, frames, row, 26.0, (26.0, 70.0), (0.46, 0.54, 0.66), 0.62, 0.40)
     mist_bank(canvas, frames, 44, 112, 0.06, 0.6)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.12, 83) + 18 * shift, 36.0, frames.seed + 2 + shift)
-        _towers(band, frames, row, (42.0, 84.0), (0.50, 0.44, 0.52), 0.30, 0.55)
+        _towers(band, frames, row, 36.0, (42.0, 84.0), (0.50, 0.44, 0.52), 0.30, 0.55)
     mist_bank(canvas, frames, 56, 116, 0.13, 0.55)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.28, 85) + 26 * shift, 52.0, frames.seed + 4 + shift)
-        _towers(band, frames, row, (66.0, 96.0), (0.52, 0.38, 0.36), 0.12, 0.6)
+        _towers(band, frames, row, 52.0, (66.0, 96.0), (0.52, 0.38, 0.36), 0.12, 0.6)
     mist_bank(canvas, frames, 76, 122, 0.3, 0.5)
     trees = canvas.band(76, 124)
     row = cells(trees.world(frames, 0.55, 87), 44.0, frames.seed)
@@ -33,7 +39,7 @@ def paint_far(canvas: Canvas, frames: Frames) -> None:
     paint_ridge(trees, frames, hedge, (0.26, 0.42, 0.28), 0.05, 150, mist=0.0, rim=0.3, lit=0.35)
 
 
-def paint_near(canvas: Canvas, frames: Frames) -> None:
+def _paint_near(canvas: Canvas, frames: Frames) -> None:
     """Pavement, kerb and street, with lamps."""
     light = frames.light
     rail = canvas.band(44, 126)
@@ -52,16 +58,19 @@ def paint_near(canvas: Canvas, frames: Frames) -> None:
     street.fill(line * 0.85, light.surface((0.95, 0.86, 0.55), 0.0, 0.8, 0.6))
     lamp = cells(street.world(frames, 1.0, 89), 118.0, frames.seed)
     pool = torch.exp(-(((lamp.offset - 6) / 30) ** 2)) * smooth(118, 124, street.y) * smooth(146, 128, street.y)
-    street.add(pool * light.lamps * 0.34, street.picture.new_tensor((1.0, 0.78, 0.42)).view(1, 3, 1, 1))
+    street.add(pool * light.lamps * 0.34, pigment((1.0, 0.78, 0.42), street.picture))
     splash_rings(canvas, frames, 121, 144, 1.0)
 
 
 def _towers(
-    canvas: Canvas, frames: Frames, cell: Cells, tops: tuple[float, float], albedo: Colour, depth: float, bright: float
-) -> None:
-    """A tower in every cell: a lit and a shaded side, a roof of its own, windows in rows."""
+    canvas: Canvas, frames: Frames, cell: Cells, size: float, tops: tuple[float, float], albedo: Colour,
+    depth: float, bright: float,
+) -> None:  # fmt: skip
+    """A tower in every cell: a lit and a shaded side, a roof of its own, windows in rows.
+
+    size: width of a cell; tops: range of the roofs' heights; bright: strength of the lit windows.
+    """
     light = frames.light
-    size = float(2 * 13 if depth > 0.5 else 36 if depth > 0.2 else 52)
     half = cell.pick(1, 0.26, 0.42) * size
     top = cell.pick(2, *tops)
     x = cell.offset
@@ -72,18 +81,18 @@ def _towers(
     cover = canvas.edge(torch.minimum(torch.minimum(body, crown), spire))
     veil = smooth(70, 122, canvas.y) * 0.5
     warm = cell.pick(5, 0.0, 0.35)
-    tone = light.surface(albedo, depth, 0.25 + 0.25 * warm, 0.15)
-    canvas.fill(cover, torch.lerp(tone.mean(3, keepdim=True), light.haze, veil))
+    tone = light.surface(albedo, depth, 0.30, 0.15)
+    canvas.fill(cover, torch.lerp(tone, light.haze, veil))
     canvas.fill(
         cover * warm * 0.8, light.surface((albedo[0] * 1.3, albedo[1] * 1.05, albedo[2] * 0.9), depth, 0.55, 0.1)
     )
     facing = smooth(0.1, 0.3, x * light.side / half)
     canvas.fill(cover * facing * 0.40, light.surface((0.92, 0.84, 0.80), depth, 0.95, 0.2))
     canvas.fill(
-        canvas.edge(torch.maximum(body, down - 2.2)) * light.snow.clamp(max=1.0) * 0.9,
+        canvas.edge(torch.maximum(body, down - 2.2)) * light.cover * 0.9,
         light.surface((0.95, 0.97, 1.0), depth, 0.8),
     )
-    step_x, step_y = (5.0, 6.0) if depth > 0.5 else (6.0, 7.5) if depth > 0.2 else (8.0, 10.0)
+    step_x, step_y = (5.0, 6.0) if size < 30 else (6.0, 7.5) if size < 40 else (8.0, 10.0)
     column, row = x / step_x, down / step_y
     in_x = (torch.remainder(column, 1.0) - 0.5).abs() * step_x - step_x * 0.27
     in_y = (torch.remainder(row, 1.0) - 0.5).abs() * step_y - step_y * 0.26
@@ -93,6 +102,6 @@ def _towers(
     alight = (uniform(number + cell.index * 4096, frames.seed, 95) < 0.52).float()
     glass = light.surface((0.34, 0.42, 0.54), depth, 0.35)
     canvas.fill(pane * (0.55 - 0.3 * light.night), glass.lerp(light.sky_middle, 0.35))
-    lamp = canvas.picture.new_tensor((1.0, 0.80, 0.42)).view(1, 3, 1, 1)
+    lamp = pigment((1.0, 0.80, 0.42), canvas.picture)
     clearness = torch.exp(-light.density * depth * 0.8)
     canvas.fill(pane * alight * (light.lamps * clearness * (0.55 + bright * 0.6)).clamp(max=0.95), lamp)

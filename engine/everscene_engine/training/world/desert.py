@@ -11,10 +11,16 @@ from everscene_engine.training.world.weather import mist_bank, splash_rings
 GROUND = 130.0
 
 
-def paint_far(canvas: Canvas, frames: Frames) -> None:
+def paint_land(canvas: Canvas, frames: Frames) -> None:
+    """Paint over the sky, from far to near: mesas, dunes, cacti."""
+    _paint_far(canvas, frames)
+    _paint_near(canvas, frames)
+
+
+def _paint_far(canvas: Canvas, frames: Frames) -> None:
     """Mesas and dunes."""
     for number, (parallax, foot, tall, size, albedo, depth) in enumerate(
-        ((0.05, 86.0, 27.0, 95.0, (0.80, 0.52, 0.44), 0.62), (0.10, 90.0, 22.0, 130.0, (0.80, 0.43, 0.32), 0.32))
+        ((0.05, 86.0, 30.0, 62.0, (0.86, 0.52, 0.42), 0.42), (0.10, 92.0, 26.0, 88.0, (0.84, 0.42, 0.28), 0.16))
     ):
         band = canvas.band(foot - tall - 8, 100)
         height = _mesa(band, frames, parallax, 41 + number, foot, tall, size)
@@ -24,19 +30,19 @@ def paint_far(canvas: Canvas, frames: Frames) -> None:
         mist_bank(canvas, frames, 58, 100, parallax, 0.5)
     for number, (parallax, level, swing, albedo, depth) in enumerate(
         (
-            (0.18, 92.0, 4.0, (0.95, 0.74, 0.52), 0.26),
-            (0.32, 100.0, 6.0, (0.96, 0.72, 0.46), 0.14),
-            (0.55, 110.0, 6.0, (0.95, 0.68, 0.42), 0.06),
+            (0.18, 95.0, 9.0, (0.95, 0.74, 0.52), 0.26),
+            (0.32, 105.0, 13.0, (0.96, 0.72, 0.46), 0.14),
+            (0.55, 117.0, 15.0, (0.95, 0.68, 0.42), 0.06),
         )
     ):
-        band = canvas.band(level - swing * 2 - 2, 140)
-        height = ridge(band, frames, parallax, 44 + number, level, ((150 + 40 * number, swing), (57, swing * 0.25)))
+        band = canvas.band(level - swing - 4, 140)
+        height = _crests(band, frames, parallax, 44 + number, level, swing)
         _dune(band, frames, height, albedo, depth)
         mist_bank(canvas, frames, level - 16, level + 16, parallax, 0.4)
     _cacti(canvas.band(58, 124), frames, 0.62, 47, 112.0, 26.0, 130.0, 0.05)
 
 
-def paint_near(canvas: Canvas, frames: Frames) -> None:
+def _paint_near(canvas: Canvas, frames: Frames) -> None:
     """The dune that the subject walks on, with ripples and a cactus now and then."""
     _cacti(canvas.band(50, 126), frames, 0.86, 48, 121.0, 38.0, 210.0, 0.0)
     sand = canvas.band(112, 144)
@@ -54,19 +60,28 @@ def _mesa(canvas: Canvas, frames: Frames, parallax: float, salt: int, foot: floa
     world = canvas.world(frames, parallax, salt)
     noise = value_noise(world / size, frames.seed, salt)
     step = value_noise(world / (size * 0.37), frames.seed, salt + 3)
-    flat = 0.68 * smooth(0.50, 0.60, noise) + 0.32 * smooth(0.62, 0.68, noise) * smooth(0.3, 0.4, step)
-    return foot - tall * flat - 2.0 * step
+    flat = 0.70 * smooth(0.52, 0.57, noise) + 0.30 * smooth(0.62, 0.65, noise) * smooth(0.35, 0.42, step)
+    return foot - tall * flat - 5.0 * smooth(0.25, 0.75, noise) - 1.5 * step
+
+
+def _crests(canvas: Canvas, frames: Frames, parallax: float, salt: int, level: float, swing: float) -> Tensor:
+    """Skyline of dunes: long swells that meet in crests, float32 [n, 1, 1, W]."""
+    world = canvas.world(frames, parallax, salt)
+    swell = 1 - (2 * value_noise(world / (swing * 9.0), frames.seed, salt) - 1).abs()
+    small = value_noise(world / (swing * 3.7), frames.seed, salt + 5)
+    return level - swing * (0.85 * swell**1.5 + 0.15 * small)
 
 
 def _dune(canvas: Canvas, frames: Frames, height: Tensor, albedo: tuple[float, float, float], depth: float) -> None:
-    """A dune: its face towards the sun is bright, the other lies in shade down to a soft border."""
+    """A dune: its face towards the sun is bright, the other lies in shade that runs out in a slanting edge."""
     light = frames.light
-    paint_ridge(canvas, frames, height, albedo, depth, 150, mist=0.15, rim=0.0, frost=0.75, lit=0.9)
-    away = (slope(height, canvas.pixel) * -light.side * 7).clamp(-1, 1) * 0.5 + 0.5
+    paint_ridge(canvas, frames, height, albedo, depth, 150, mist=0.15, rim=0.0, frost=0.75, lit=0.92)
+    away = smooth(-0.06, 0.10, slope(height, canvas.pixel) * -light.side)  # 1 where the slope turns from the light
     below = canvas.y - height
-    shade = canvas.edge(-below) * smooth(0.40, 0.75, away) * smooth(26, 2, below)
-    canvas.fill(shade * 0.75, light.surface((albedo[0] * 0.86, albedo[1] * 0.78, albedo[2] * 0.9), depth, 0.10, 0.75))
-    canvas.fill(canvas.edge(below.abs() - 1.2) * 0.45, light.surface((1.0, 0.88, 0.66), depth, 1.1, 0.9))
+    shade = canvas.edge(-below) * away * smooth(20, 1, below)
+    canvas.fill(shade * 0.62, light.surface((albedo[0] * 0.84, albedo[1] * 0.74, albedo[2] * 0.88), depth, 0.12, 0.75))
+    crest = canvas.edge((below - 0.6).abs() - 0.9) * (1 - 0.8 * away)
+    canvas.fill(crest * 0.55, light.surface((1.0, 0.90, 0.70), depth, 1.15, 0.9))
 
 
 def _cacti(

@@ -11,13 +11,20 @@ from everscene_engine.training.world.land import (
     ridge,
     sway,
 )
+from everscene_engine.training.world.light import pigment
 from everscene_engine.training.world.noise import cells, layered_noise
 from everscene_engine.training.world.weather import mist_bank, splash_rings
 
 GROUND = 131.0
 
 
-def paint_far(canvas: Canvas, frames: Frames) -> None:
+def paint_land(canvas: Canvas, frames: Frames) -> None:
+    """Paint over the sky, from far to near: hills, ranks of trees, trunks, path."""
+    _paint_far(canvas, frames)
+    _paint_near(canvas, frames)
+
+
+def _paint_far(canvas: Canvas, frames: Frames) -> None:
     """Hills and the ranks of trees behind the path."""
     hills = canvas.band(30, 118)
     height = ridge(hills, frames, 0.05, 11, 66.0, ((170, 13.0), (60, 4.0)))
@@ -25,17 +32,16 @@ def paint_far(canvas: Canvas, frames: Frames) -> None:
     mist_bank(canvas, frames, 52, 104, 0.08, 0.5)
     for number, (parallax, size, cell_size, foot, depth, albedo) in enumerate(
         (
-            (0.12, 30.0, 15.0, 95.0, 0.44, (0.28, 0.50, 0.42)),
-            (0.20, 38.0, 21.0, 104.0, 0.27, (0.22, 0.46, 0.34)),
+            (0.12, 30.0, 24.0, 95.0, 0.44, (0.28, 0.50, 0.42)),
+            (0.20, 38.0, 30.0, 104.0, 0.27, (0.22, 0.46, 0.34)),
         )
     ):
         band = canvas.band(foot - size * 1.45, foot + 14)
         floor = ridge(band, frames, parallax, 12 + number, foot, ((90, 4.0),))
-        for shift in (0, 1):
-            world = band.world(frames, parallax, 14 + 2 * number) + shift * cell_size * 0.5
-            paint_pines(
-                band, frames, cells(world, cell_size, frames.seed + shift), floor, size, albedo, depth, veil=0.5
-            )
+        for shift in (0, 1, 2):
+            world = band.world(frames, parallax, 14 + 2 * number) + shift * cell_size / 3
+            cell = cells(world, cell_size, frames.seed + shift)
+            paint_pines(band, frames, cell, floor, size, albedo, depth, jitter=2.0, veil=0.5)
         paint_ridge(band, frames, floor - 1, albedo, depth, foot + 14, mist=0.45, rim=0.0, lit=0.3)
         mist_bank(canvas, frames, foot - 30, foot + 14, parallax, 0.5)
     band = canvas.band(50, 122)
@@ -46,7 +52,7 @@ def paint_far(canvas: Canvas, frames: Frames) -> None:
     _shafts(canvas.band(0, 118), frames)
 
 
-def paint_near(canvas: Canvas, frames: Frames) -> None:
+def _paint_near(canvas: Canvas, frames: Frames) -> None:
     """Trunks, undergrowth, the path."""
     _trunks(canvas.band(0, 126), frames)
     bank = canvas.band(104, 144)
@@ -117,4 +123,4 @@ def _fireflies(canvas: Canvas, frames: Frames) -> None:
     away = x * x + y * y
     glow = torch.exp(-away / 2.6) + 0.28 * torch.exp(-away / 30.0)
     strength = light.night * (1 - light.storm) * (1 - light.rain) * (1 - 0.8 * light.snow)
-    canvas.add(glow * breath * strength.clamp(min=0), canvas.picture.new_tensor((0.80, 0.95, 0.35)).view(1, 3, 1, 1))
+    canvas.add(glow * breath * strength.clamp(min=0), pigment((0.80, 0.95, 0.35), canvas.picture))

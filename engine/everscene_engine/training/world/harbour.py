@@ -5,6 +5,7 @@ from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, limb, smooth
 from everscene_engine.training.world.land import paint_ground, paint_lamps, paint_ridge, ridge
+from everscene_engine.training.world.light import pigment
 from everscene_engine.training.world.noise import cells
 from everscene_engine.training.world.sky import BODIES, hours
 from everscene_engine.training.world.weather import mist_bank, splash_rings
@@ -13,7 +14,13 @@ HORIZON, QUAY = 84.0, 119.0
 GROUND = 130.0  # where feet stand
 
 
-def paint_far(canvas: Canvas, frames: Frames) -> None:
+def paint_land(canvas: Canvas, frames: Frames) -> None:
+    """Paint over the sky, from far to near: headland, sea, boats, quay."""
+    _paint_far(canvas, frames)
+    _paint_near(canvas, frames)
+
+
+def _paint_far(canvas: Canvas, frames: Frames) -> None:
     """Everything beyond the quay."""
     shore = canvas.band(54, HORIZON + 1)
     height = ridge(shore, frames, 0.05, 1, 76.0, ((120, 8.0), (44, 3.5)))
@@ -28,7 +35,7 @@ def paint_far(canvas: Canvas, frames: Frames) -> None:
     splash_rings(canvas, frames, HORIZON + 6, QUAY, 0.4)
 
 
-def paint_near(canvas: Canvas, frames: Frames) -> None:
+def _paint_near(canvas: Canvas, frames: Frames) -> None:
     """The quay with its lanterns and bollards."""
     light = frames.light
     quay = canvas.band(QUAY - 2, 144)
@@ -83,7 +90,7 @@ def _sea(canvas: Canvas, frames: Frames) -> None:
         width = radius * (0.7 + 1.5 * near)
         column = torch.exp(-(((canvas.x - x0) / width) ** 2)) * (1 - 0.35 * near)  # [1, 1, h, W]
         strength = hour * light.disc * (0.35 if x0 == 198.0 else 0.85)
-        canvas.fill(column * strength * glitter, canvas.picture.new_tensor(colour).view(1, 3, 1, 1))
+        canvas.fill(column * strength * glitter, pigment(colour, canvas.picture))
     canvas.fill(smooth(2.4, 0.4, canvas.y - HORIZON) * 0.55, torch.lerp(light.sky_low, light.haze, 0.5))
 
 
@@ -107,7 +114,7 @@ def _breakwater(canvas: Canvas, frames: Frames) -> None:
     canvas.fill(cover * bands, light.surface((0.86, 0.24, 0.20), 0.18, 0.5))
     canvas.fill(cover * smooth(-0.2, 1.0, tx * light.side / 4.5) * 0.45, light.surface((1.0, 0.94, 0.86), 0.15, 1.1))
     room = canvas.edge(box(tx, ty + 33, 2.8, 3.2))
-    warm = canvas.picture.new_tensor((1.0, 0.92, 0.62)).view(1, 3, 1, 1)
+    warm = pigment((1.0, 0.92, 0.62), canvas.picture)
     canvas.fill(room, torch.lerp(light.surface((0.55, 0.65, 0.72), 0.18, 0.6), warm, light.lamps))
     roof = torch.maximum(-ty - 41, torch.maximum(ty + 36, tx.abs() - 3.8 * (ty + 41) / 5))
     roof = torch.minimum(roof, box(tx, ty + 30, 4.4, 0.9))
@@ -147,7 +154,7 @@ def _boats(canvas: Canvas, frames: Frames) -> None:
             canvas.edge((hull + 1.4).abs() * size - 0.7) * there * 0.6, light.surface((0.8, 0.7, 0.6), 0.12, 0.8)
         )
         lamp = torch.exp(-(circle(x, y + 7, 0.0) / 3.0)) * there
-        canvas.add(lamp * light.lamps, canvas.picture.new_tensor((0.95, 0.72, 0.36)).view(1, 3, 1, 1))
+        canvas.add(lamp * light.lamps, pigment((0.95, 0.72, 0.36), canvas.picture))
 
 
 def _pennant(canvas: Canvas, frames: Frames, offset: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, limb, smooth
-from everscene_engine.training.world.light import Colour
+from everscene_engine.training.world.light import Colour, pigment
 from everscene_engine.training.world.noise import Cells, layered_noise
 
 Octaves = tuple[tuple[float, float], ...]
@@ -29,10 +29,12 @@ def paint_ridge(
     light = frames.light
     body = light.surface(albedo, depth, lit, frost)
     veil = smooth(bottom - 40, bottom, canvas.y) * (mist * (0.6 + 0.4 * light.fog.clamp(max=1.0)))
-    below = canvas.y - height  # [n, 1, h, W], pixels under the skyline
+    steep = slope(height, canvas.pixel)
+    upright = torch.rsqrt(1 + steep * steep)  # a pixel measured down a steep slope is less than a pixel across it
+    below = (canvas.y - height) * upright  # [n, 1, h, W], pixels under the skyline
     canvas.fill(canvas.edge(-below), torch.lerp(body, light.haze, veil))
     if rim:
-        sunny = (0.5 - 0.8 * slope(height, canvas.pixel) * -light.side).clamp(0.0, 1.0)
+        sunny = (0.5 - 0.8 * steep * -light.side).clamp(0.0, 1.0)
         band = canvas.edge(-below) * torch.exp(-below.clamp(min=0) / 4.0)
         canvas.fill(band * sunny * (rim * (0.35 + 0.65 * light.clear)), light.surface(albedo, depth, 1.3, frost * 1.3))
 
@@ -45,14 +47,17 @@ def sway(frames: Frames, cell: Cells, reach: Tensor) -> Tensor:
 
 def paint_pines(
     canvas: Canvas, frames: Frames, cell: Cells, foot: Tensor | float, size: float, albedo: Colour, depth: float,
-    veil: float = 0.0,
+    jitter: float, veil: float = 0.0,
 ) -> None:  # fmt: skip
-    """One pine in every cell; size: its usual height in pixels."""
+    """One pine in every cell; size: its usual height, jitter: its place in the cell, both in pixels.
+
+    A pine is up to 0.33 sizes wide to either side: with its jitter it must fit into the cell.
+    """
     light = frames.light
     tall = cell.pick(11, 0.75, 1.2) * size
     half = tall * cell.pick(12, 0.22, 0.28)
     reach = foot - canvas.y
-    x = cell.offset - cell.pick(13, -0.18, 0.18) * size - sway(frames, cell, reach)
+    x = cell.offset - cell.pick(13, -jitter, jitter) - sway(frames, cell, reach)
     part = 1 - reach / tall  # 0 at the top, 1 at the foot
     tier = torch.remainder(part * 4.0, 1.0)
     width = half * (part * 0.80 + tier * 0.30 * part.clamp(0, 1)) - 0.2
@@ -62,7 +67,7 @@ def paint_pines(
     canvas.fill(cover, torch.lerp(body, light.haze, ground) if veil else body)
     sunny = smooth(-0.15, 0.9, x * light.side / (width.abs() + 0.5)) * (1 - 0.55 * tier)
     canvas.fill(cover * sunny * 0.6, light.surface(albedo, depth, 0.95, 0.5))
-    white = light.snow.clamp(max=1.0) * smooth(0.75, 0.30, tier)
+    white = light.cover * smooth(0.75, 0.30, tier)
     canvas.fill(cover * white * 0.8, light.surface((0.95, 0.97, 1.0), depth, 0.75))
 
 
@@ -100,7 +105,7 @@ def paint_lamps(
     canvas.fill(canvas.edge(post) * there, light.surface((0.17, 0.17, 0.22), 0.02, 0.35, 0.1))
     lamp_x, lamp_y = x - arm, y - top
     glass = canvas.edge(box(lamp_x, lamp_y - 1.0, 2.4, 3.2, 1.4)) * there
-    warm = canvas.picture.new_tensor((1.0, 0.83, 0.48)).view(1, 3, 1, 1)
+    warm = pigment((1.0, 0.83, 0.48), canvas.picture)
     canvas.fill(glass, torch.lerp(light.surface((0.75, 0.80, 0.84), 0.02, 0.7), warm, light.lamps))
     away = torch.sqrt(lamp_x * lamp_x + (lamp_y - 1) ** 2)
     halo = torch.exp(-away / 7.0) * 0.55 + torch.exp(-((away / 30) ** 2)) * 0.22

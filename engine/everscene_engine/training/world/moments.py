@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, limb, on_active, smooth
-from everscene_engine.training.world.light import Colour
+from everscene_engine.training.world.light import Colour, pigment
 from everscene_engine.training.world.noise import uniform, value_noise
 
 _BURSTS: tuple[tuple[float, float, float, Colour], ...] = (  # begins at, x, y, colour
-    (0.0, 92.0, 40.0, (1.0, 0.42, 0.30)),
-    (0.30, 168.0, 30.0, (0.45, 0.85, 1.0)),
-    (0.65, 128.0, 52.0, (1.0, 0.86, 0.36)),
+    (-0.06, 92.0, 40.0, (1.0, 0.42, 0.30)),
+    (0.40, 168.0, 30.0, (0.45, 0.85, 1.0)),
+    (0.85, 128.0, 52.0, (1.0, 0.86, 0.36)),
 )
 _STROKES = (0.0, 0.75, 1.4)  # lightning strikes at these ages
 
@@ -51,15 +51,18 @@ def _lightning(canvas: Canvas, frames: Frames, age: Tensor) -> None:
     way = torch.where(uniform(number, seed, 7) > 0.5, 1.0, -1.0)
     run = (canvas.y - fork_at).clamp(min=0)
     fork = bolt + way * run * 0.75 + (value_noise(y / 9, seed, 3) - 0.5) * 14 * smooth(0, 6, run)
-    white = canvas.picture.new_tensor((0.93, 0.92, 1.0)).view(1, 3, 1, 1)
+    white = pigment((0.93, 0.92, 1.0), canvas.picture)
+    lilac = pigment((0.73, 0.70, 0.98), canvas.picture)
     # The flash lights the sky most, the land a little.
-    canvas.add((0.42 - 0.20 * smooth(60, 110, canvas.y)) * bright, white * canvas.picture.new_tensor(0.9))
+    canvas.fill((0.50 - 0.28 * smooth(60, 110, canvas.y)) * bright, lilac)
     thick = 1.5 - 0.5 * smooth(20, 90, canvas.y)
     away = (canvas.x - bolt).abs()  # [n, 1, h, W]
     branch = (canvas.x - fork).abs() + 30 * smooth(78, 84, canvas.y) + 40 * smooth(1, -1, canvas.y - fork_at)
     ends = smooth(95, 92, canvas.y)
     glow = torch.exp(-away / 8.0) * 0.55 + torch.exp(-branch / 6.0) * 0.25
-    canvas.add(glow * ends * bright, canvas.picture.new_tensor((0.62, 0.58, 1.0)).view(1, 3, 1, 1))
+    # A violet halo shows against a bright sky as well as against a dark one.
+    violet = pigment((0.50, 0.40, 0.96), canvas.picture)
+    canvas.fill((glow * ends * bright * 1.5).clamp(max=0.9), violet)
     core = torch.maximum(canvas.edge(away - thick), canvas.edge(branch - 0.9))
     canvas.fill(core * ends * (bright * 2.2).clamp(max=1.0), white)
 
@@ -82,10 +85,10 @@ def _fireworks(canvas: Canvas, frames: Frames, age: Tensor) -> None:
         behind = reach - away  # pixels behind the ray's head
         head = torch.exp(-((behind / 2.2) ** 2 + (across / 1.7) ** 2))
         trail = torch.exp(-((across / 1.25) ** 2)) * smooth(-1, 1, behind) * torch.exp(-behind.clamp(min=0) / 6.5)
-        tone = canvas.picture.new_tensor(colour).view(1, 3, 1, 1)
-        canvas.fill((torch.maximum(head, trail * 0.85) * on).clamp(max=1.0), torch.lerp(tone, tone * 0 + 1, 0.25))
+        tone = pigment(colour, canvas.picture)
         flash = torch.exp(-((away / 26) ** 2)) * on * (0.30 + 0.7 * torch.exp(-6 * since.clamp(min=0)))
-        canvas.add(flash * 0.55, tone)
+        canvas.fill((flash * 0.8).clamp(max=0.6), tone * 0.72)
+        canvas.fill((torch.maximum(head, trail * 0.85) * on).clamp(max=1.0), torch.lerp(tone, tone * 0 + 1, 0.25))
 
 
 def _meteor(canvas: Canvas, frames: Frames, age: Tensor) -> None:
@@ -93,14 +96,14 @@ def _meteor(canvas: Canvas, frames: Frames, age: Tensor) -> None:
     way = torch.where(frames.seed % 2 == 0, 1.0, -1.0)
     x = 128 + way * (-120 + 215 * part)
     y = 8 + 52 * part
-    on = smooth(0.0, 0.06, part) * smooth(1.15, 0.85, part)
+    on = smooth(-0.05, 0.05, part) * smooth(1.15, 0.85, part)
     dx, dy = (canvas.x - x) * way, canvas.y - y
     along, across = -(dx * 0.972 + dy * 0.235), (dy * 0.972 - dx * 0.235)
     tail = 62 * smooth(0.0, 0.25, part) + 6
     width = 2.4 * (1 - along / tail).clamp(0, 1)
     inside = canvas.edge(across.abs() - width) * smooth(-1, 1, along) * (1 - along / tail).clamp(0, 1)
     head = torch.exp(-((along / 3.2) ** 2 + (across / 3.0) ** 2))
-    warm = canvas.picture.new_tensor((1.0, 0.97, 0.86)).view(1, 3, 1, 1)
+    warm = pigment((1.0, 0.97, 0.86), canvas.picture)
     canvas.add(torch.exp(-((dx / 16) ** 2 + (dy / 14) ** 2)) * on * 0.5, warm * 0.8)
     canvas.fill((inside * 0.9 + head).clamp(max=1.0) * on, warm)
 
@@ -110,11 +113,11 @@ def _birds(canvas: Canvas, frames: Frames, age: Tensor) -> None:
     way = torch.where(frames.seed % 3 == 0, -1.0, 1.0)
     lead_x = 128 + way * (-70 + 100 * age)
     lead_y = 40 - 6 * age + 3 * torch.sin(age * 2)
-    on = smooth(-0.02, 0.10, age) * smooth(2.3, 1.95, age)
+    on = smooth(-0.10, 0.08, age) * smooth(2.3, 1.95, age)
     # Dark against a bright sky, pale against a dark one: always seen.
     bright = frames.light.sky_middle.mean(1, keepdim=True)
-    dark = frames.light.haze.new_tensor((0.10, 0.09, 0.14)).view(1, 3, 1, 1)
-    pale = frames.light.haze.new_tensor((0.86, 0.88, 0.95)).view(1, 3, 1, 1)
+    dark = pigment((0.10, 0.09, 0.14), frames.light.haze)
+    pale = pigment((0.86, 0.88, 0.95), frames.light.haze)
     colour = torch.lerp(pale, dark, smooth(0.22, 0.40, bright))
     cover = torch.zeros_like(canvas.picture[:, :1])
     for number in range(9):

@@ -15,20 +15,18 @@ from torch import Tensor
 
 _TABLE_BITS = 16
 _ODD = 0x1E3779B97F4A7C15  # any large odd number spreads consecutive cells over the table
-_SALT = 0x2545F4914F6CDD1D
 
 
 @lru_cache(maxsize=8)
-def _table(device: str) -> Tensor:
+def _table(device: torch.device) -> Tensor:
     values = np.random.default_rng(7464).random(1 << _TABLE_BITS, dtype=np.float32)
     return torch.from_numpy(values).to(device)
 
 
 def uniform(key: Tensor, seed: Tensor, salt: int) -> Tensor:
     """Random float32 in [0, 1), fixed by (key, seed, salt). key, seed: int64, broadcast against each other."""
-    mixed = (key + seed * 7919 + salt * 104729) * _ODD
-    mixed = (mixed ^ (mixed >> 29)) * _SALT
-    return _table(str(mixed.device))[(mixed >> 44) & ((1 << _TABLE_BITS) - 1)]
+    mixed = (key + (seed * 7_368_787 + salt * 104_729)) * _ODD
+    return _table(mixed.device)[(mixed >> 40) & ((1 << _TABLE_BITS) - 1)]
 
 
 def value_noise(position: Tensor, seed: Tensor, salt: int) -> Tensor:
@@ -65,7 +63,7 @@ class Cells:
 
     def pick(self, salt: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A random number of the cell, uniform in [low, high), float32 [n, 1, 1, W]."""
-        return uniform(self.index, self.seed, salt) * (high - low) + low
+        return torch.rsub(uniform(self.index, self.seed, salt), low, alpha=low - high)
 
 
 def cells(position: Tensor, size: float, seed: Tensor) -> Cells:

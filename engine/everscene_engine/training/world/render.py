@@ -1,8 +1,10 @@
-"""Paint the world at any times: sky, far land, moments, near land, subject, weather, in that order.
+"""Paint the world at any times: sky, land, moments, subject, weather, in that order.
 
 Every frame is a closed form of (world, time, tracks): no frame depends on another, so any times may be asked for.
 The loops run over settings, layers and shapes, never over clips, frames or pixels.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,24 +55,22 @@ def _paint(world: World, time: Tensor, tracks: Tracks, height: int, width: int) 
     light = light_of(tracks.time, tracks.weather, tracks.intensity)
     shape = (-1, 1, 1, 1)
     frames = Frames(world.seed.view(shape), time.view(shape), walk.camera.view(shape), light)
+    sky = Canvas.blank(len(time), height, width, time.device)
+    paint_sky(sky, frames)
     canvas = Canvas.blank(len(time), height, width, time.device)
     mix = tracks.setting_mix
     feet = torch.zeros_like(mix)
     for number, setting in enumerate(_SETTINGS):
         share = torch.where(tracks.setting_from == number, 1 - mix, 0.0)
-        share = share + torch.where(tracks.setting_to == number, mix, 0.0)
+        share += torch.where(tracks.setting_to == number, mix, 0.0)
         rows = (share > 1e-4).nonzero().flatten()
         if not rows.numel():
             continue
-        part = Canvas.blank(rows.numel(), height, width, time.device)
-        some = frames.take(rows)
-        paint_sky(part, some)
-        setting.paint_far(part, some)
-        paint_moments(part, some, tracks.moments[rows])
-        setting.paint_near(part, some)
-        part.picture.mul_(share[rows].view(shape))
-        canvas.picture.index_add_(0, rows, part.picture)
-        feet = feet + share * setting.GROUND
+        part = replace(sky, picture=sky.picture[rows])
+        setting.paint_land(part, frames.take(rows))
+        canvas.picture.index_add_(0, rows, part.picture.mul_(share[rows].view(shape)))
+        feet += share * setting.GROUND
+    paint_moments(canvas, frames, tracks.moments)
     paint_subjects(canvas, frames, world.subject_kind, world.subject_colour, walk, feet)
     paint_weather(canvas, frames)
     return canvas.picture.clamp_(0.0, 1.0)

@@ -1,12 +1,12 @@
 """The sky: gradient, sun and moon with their glow, stars, and the clouds of the weather."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, circle, on_active, smooth
-from everscene_engine.training.world.light import Colour, Light
+from everscene_engine.training.world.light import Colour, Light, pigment
 from everscene_engine.training.world.tiles import slide
 
 # Dawn's sun, the day's, dusk's, the moon: where it stands, its radius, its colour, and the colour of its glow.
@@ -39,7 +39,7 @@ def paint_sky(canvas: Canvas, frames: Frames) -> None:
             colour: Colour = colour, moon: bool = number == 3,
         ) -> None:  # fmt: skip
             face = part.edge(circle(part.x - x, part.y - y, radius))
-            tone = part.picture.new_tensor(colour).view(1, 3, 1, 1)
+            tone = pigment(colour, part.picture)
             part.fill(face * strength, tone)
             if moon:
                 sea = part.edge(circle(part.x - x + 3, part.y - y - 1.5, 3.4))
@@ -57,12 +57,12 @@ def _gradient(canvas: Canvas, frames: Frames) -> None:
     low_sun = light.dawn + light.dusk
     rows, columns = [], []
     for (x0, y0, radius, _, glow), hour in zip(BODIES, hours(light), strict=True):
-        tone = column.new_tensor(glow).view(1, 3, 1, 1) * hour * light.glow
+        tone = pigment(glow, column) * hour * light.glow
         for size, strength in ((radius * 1.9, 0.85), (radius * 5.0, 0.75)):
             rows.append(tone * strength * torch.exp(-(((y - y0) / size) ** 2)))
             columns.append(torch.exp(-(((canvas.x - x0) / (size * 1.15)) ** 2)))
     # A band of light along the horizon while the sun is low.
-    rows.append(column.new_tensor((0.16, 0.05, 0.0)).view(1, 3, 1, 1) * low_sun * light.glow * smooth(50, 90, y))
+    rows.append(pigment((0.16, 0.05, 0.0), column) * low_sun * light.glow * smooth(50, 90, y))
     columns.append(torch.ones_like(canvas.x))
     count, _, height, _ = column.shape
     spread = torch.cat(rows, 3).reshape(count, 3 * height, len(rows))  # glow colour per row
@@ -74,7 +74,7 @@ def _gradient(canvas: Canvas, frames: Frames) -> None:
 def _stars(canvas: Canvas, frames: Frames, strength: Tensor) -> None:
     stars = slide("stars", canvas, -frames.camera * 0.012 + (frames.seed % 997).double())
     fade = strength * smooth(96, 50, canvas.y)
-    canvas.add(stars * fade, canvas.picture.new_tensor((0.85, 0.88, 0.92)).view(1, 3, 1, 1))
+    canvas.add(stars * fade, pigment((0.85, 0.88, 0.92), canvas.picture))
 
 
 def _clouds(canvas: Canvas, frames: Frames) -> None:
@@ -85,9 +85,14 @@ def _clouds(canvas: Canvas, frames: Frames) -> None:
         on_active(canvas, frames, (amount * 1.8).clamp(max=1.0) * still, partial(_ceiling, pace=pace))
 
 
+@lru_cache(maxsize=8)
+def _cloud_tones(device: torch.device) -> Tensor:
+    return torch.tensor([_LIT, _UNDER], device=device)  # [2, 4, 3]
+
+
 def _fair_clouds(canvas: Canvas, frames: Frames, strength: Tensor) -> None:
     light = frames.light
-    tones = canvas.picture.new_tensor([_LIT, _UNDER])  # [2, 4, 3]
+    tones = _cloud_tones(canvas.picture.device)
     weights = torch.cat(hours(light), 1).flatten(1)  # [n, 4]
     lit, under = torch.einsum("nt,ktc->knc", weights, tones)[..., None, None]
     for name, top, parallax, speed, veil in (("clouds_far", 46.0, 0.02, 0.8, 0.45), ("clouds", 2.0, 0.05, 1.8, 0.0)):

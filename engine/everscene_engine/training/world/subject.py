@@ -7,12 +7,13 @@ the camera's pan plus the subject's own slow wandering, whose speed is kept belo
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, ellipse, limb, smooth
-from everscene_engine.training.world.light import Colour
+from everscene_engine.training.world.light import Colour, pigment
 from everscene_engine.training.world.noise import uniform
 from everscene_engine.training.world.scene import World
 
@@ -63,19 +64,18 @@ class _Actor:
     white: Tensor  # [n, 1, 1, 1], 1 if the subject is white
     cycle: Tensor
     sun: Tensor  # [n, 1, 1, 1]: side of the light, as the subject faces
+    gleam: Tensor  # [n, 3, 1, 1]: the light that falls on the subject, never so dark that it is lost
 
     def tone(self, colour: Colour) -> Tensor:
-        """A colour in the light that falls on the subject: never so dark that it is lost."""
-        light = self.frames.light
-        gleam = 0.40 + 0.60 * torch.lerp(light.shade, light.key, 0.65)
-        return (self.coat.new_tensor(colour).view(1, 3, 1, 1) * gleam).clamp(max=1.0)
+        """A colour in the light that falls on the subject."""
+        return (pigment(colour, self.coat) * self.gleam).clamp_(max=1.0)
 
     def outline(self, shape: Tensor) -> None:
         """A border that sets the subject off: dark in bright surroundings, a pale rim in dark ones."""
         light = self.frames.light
         around = light.haze.mean(1, keepdim=True)
         pale = smooth(0.46, 0.30, around)
-        dark = self.coat * 0.10 + self.coat.new_tensor((0.05, 0.04, 0.08)).view(1, 3, 1, 1)
+        dark = self.coat * 0.10 + pigment((0.05, 0.04, 0.08), self.coat)
         bright = torch.lerp(light.key, light.key.new_ones(1, 3, 1, 1), 0.45).clamp(max=1.0)
         self.canvas.fill(self.canvas.edge(shape - 1.3) * (0.85 - 0.05 * pale), torch.lerp(dark, bright * 0.82, pale))
 
@@ -96,13 +96,15 @@ def paint_subjects(canvas: Canvas, frames: Frames, kind: Tensor, colour: Tensor,
             index = middle.view(shape) + torch.arange(-half, half, device=x.device)  # [n, 1, 1, w]
             wide = index.expand(-1, 3, part.picture.shape[2], -1)
             patch = replace(part, picture=part.picture.gather(3, wide), x=(index + 0.5) * part.pixel)
-            hue = tints = tones[tint.long().view(-1)].view(-1, 3, 1, 1)
+            hue = tones[tint.long().view(-1)].view(-1, 3, 1, 1)
             local = (patch.x - x.view(shape)) * facing.view(shape)
             white = (tint == 4).float().view(shape)
             side = some.light.side * facing.view(shape)
-            actor = _Actor(patch, some, local, patch.y - ground.view(shape), hue, white, cycle.view(shape), side)
             gleam = 0.40 + 0.60 * torch.lerp(some.light.shade, some.light.key, 0.65)
-            painter(replace(actor, coat=(tints * gleam).clamp(max=1.0)))
+            coat = (hue * gleam).clamp(max=1.0)
+            painter(
+                _Actor(patch, some, local, patch.y - ground.view(shape), coat, white, cycle.view(shape), side, gleam)
+            )
             part.picture.scatter_(3, wide, patch.picture)
 
         mine = (kind == number).float()
@@ -124,14 +126,28 @@ def _foot(cycle: Tensor, stride: float, lift: float) -> tuple[Tensor, Tensor]:
     return x, -lift * torch.sin(torch.pi * air)
 
 
-def _leg(actor: _Actor, hip: tuple[float, Tensor | float], shift: float, knee: float, thick: float) -> Tensor:
-    foot_x, foot_y = _foot(actor.cycle + shift, _STRIDE, 3.4)
-    foot_x = foot_x + hip[0]
-    bend_x, bend_y = (hip[0] + foot_x) / 2 + knee, (hip[1] + foot_y) * 0.5
-    upper = limb(actor.x, actor.y, hip, (bend_x, bend_y), thick * 1.25, thick)
+def _legs(
+    actor: _Actor,
+    hips: tuple[float, ...],
+    top: float,
+    shifts: tuple[float, ...],
+    knees: tuple[float, ...],
+    thick: float,
+) -> Tensor:
+    """All legs at once: signed distances [n, legs, h, w]. hips, knees: pixels forward; shifts: parts of the cycle."""
+    hip, shift, knee = _row(hips, actor.x.device), _row(shifts, actor.x.device), _row(knees, actor.x.device)
+    foot_x, foot_y = _foot(actor.cycle + shift, _STRIDE, 3.4)  # [n, legs, 1, 1]
+    foot_x = foot_x + hip
+    bend_x, bend_y = (hip + foot_x) / 2 + knee, (foot_y + top) * 0.5
+    upper = limb(actor.x, actor.y, (hip, top), (bend_x, bend_y), thick * 1.25, thick)
     lower = limb(actor.x, actor.y, (bend_x, bend_y), (foot_x, foot_y - thick * 0.8), thick, thick * 0.8)
     paw = limb(actor.x, actor.y, (foot_x, foot_y - 1.2), (foot_x + 1.6, foot_y - 1.2), 1.3)
     return torch.minimum(torch.minimum(upper, lower), paw)
+
+
+@lru_cache(maxsize=64)
+def _row(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _fox(actor: _Actor) -> None:
@@ -150,8 +166,9 @@ def _fox(actor: _Actor) -> None:
         limb(x, y, (-11.0, -14.5), (-19.0, bend + 1), 2.2, 4.4),
         limb(x, y, (-19.0, bend + 1), (-27.5, bend + 3 + wag), 4.4, 1.4),
     )
-    near = torch.minimum(_leg(actor, (-9.0, -11.0), 0.0, -1.8, 1.9), _leg(actor, (8.0, -11.0), 0.5, 1.0, 1.8))
-    far = torch.minimum(_leg(actor, (-6.5, -11.0), 0.5, -1.8, 1.8), _leg(actor, (10.5, -11.0), 0.0, 1.0, 1.7))
+    # Near hind, near fore, far hind, far fore; legs that cross move together.
+    legs = _legs(actor, (-9.0, 8.0, -6.5, 10.5), -11.0, (0.0, 0.5, 0.5, 0.0), (-1.8, 1.0, -1.8, 1.0), 1.85)
+    near, far = legs[:, :2].amin(1, keepdim=True), legs[:, 2:].amin(1, keepdim=True)
     trunk = torch.minimum(torch.minimum(body, neck), torch.minimum(head, ears))
     whole = torch.minimum(torch.minimum(trunk, tail), torch.minimum(near, far))
     canvas.fill(canvas.edge(ellipse(x, actor.y - 0.8, 17.0, 2.0)) * 0.35, actor.tone((0.06, 0.05, 0.10)))
@@ -179,7 +196,8 @@ def _robot(actor: _Actor) -> None:
     x, canvas = actor.x, actor.canvas
     y = actor.y + 0.7 * torch.cos(actor.cycle * 4 * torch.pi)
     swing = torch.sin(actor.cycle * 2 * torch.pi)
-    near, far = _leg(actor, (-0.8, -11.0), 0.0, 1.2, 2.1), _leg(actor, (1.2, -11.0), 0.5, 1.2, 2.0)
+    legs = _legs(actor, (-0.8, 1.2), -11.0, (0.0, 0.5), (1.2, 1.2), 2.05)
+    near, far = legs[:, :1], legs[:, 1:]
     torso = box(x, y + 15.5, 6.6, 6.0, 2.6)
     head = box(x - 0.8, y + 26.0, 6.2, 4.6, 2.4)
     stalk = torch.minimum(limb(x, y, (-1.5, -30.0), (-2.2, -33.5), 0.8), limb(x, y, (0.0, -22.0), (0.5, -20.0), 2.0))
@@ -206,11 +224,11 @@ def _robot(actor: _Actor) -> None:
     canvas.fill(canvas.edge(arm), steel * 0.9)
     canvas.fill(canvas.edge(box(x - 2.8, y + 26.2, 4.0, 2.5, 1.6)), actor.tone((0.07, 0.09, 0.14)))
     eyes = torch.minimum(circle(x - 1.4, y + 26.2, 1.15), circle(x - 4.8, y + 26.2, 1.15))
-    cyan = coat.new_tensor((0.45, 0.95, 1.0)).view(1, 3, 1, 1)
+    cyan = pigment((0.45, 0.95, 1.0), coat)
     canvas.fill(canvas.edge(eyes), cyan)
     blink = smooth(-0.3, 0.3, torch.sin(actor.frames.phase(5.0)))
     lamp = torch.sqrt((x + 2.3) ** 2 + (y + 34.6) ** 2)
-    red = coat.new_tensor((1.0, 0.32, 0.22)).view(1, 3, 1, 1)
+    red = pigment((1.0, 0.32, 0.22), coat)
     canvas.fill(canvas.edge(lamp - 1.9), red * (0.55 + 0.45 * blink))
     dark = 0.35 + 0.65 * actor.frames.light.lamps
     canvas.add(torch.exp(-lamp / 4.0) * blink * dark * 0.8, red)
@@ -232,7 +250,7 @@ def _balloon(actor: _Actor) -> None:
     inner = light.lamps * (0.45 + 0.55 * burn)
     stripe = smooth(-0.25, 0.25, torch.cos(torch.asin((x / width).clamp(-0.99, 0.99)) * 6.0) - 0.45)
     pale = torch.lerp(actor.tone((1.0, 0.95, 0.84)), actor.tone((0.66, 0.73, 0.84)), actor.white)
-    warm = canvas.picture.new_tensor((1.0, 0.74, 0.34)).view(1, 3, 1, 1)
+    warm = pigment((1.0, 0.74, 0.34), canvas.picture)
     cover = canvas.edge(hull)
     canvas.fill(cover, torch.lerp(actor.coat, pale, stripe * 0.95))
     round_ = (x * actor.sun / 13.0).clamp(-1, 1)
@@ -246,6 +264,6 @@ def _balloon(actor: _Actor) -> None:
     flame = ellipse(x, y + 8.0, 1.7, 2.6 + 1.2 * 1.0)
     canvas.fill(
         canvas.edge(flame) * (0.35 + 0.65 * burn),
-        warm * 0 + canvas.picture.new_tensor((1.0, 0.88, 0.5)).view(1, 3, 1, 1),
+        warm * 0 + pigment((1.0, 0.88, 0.5), canvas.picture),
     )
     canvas.add(torch.exp(-torch.sqrt(x * x + (y + 8.0) ** 2) / 6.0) * inner * 0.7, warm)

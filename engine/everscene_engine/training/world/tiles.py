@@ -151,9 +151,9 @@ def _draw(name: str, pad: _Pad) -> None:
         case "storm_far":
             _streaks(pad, 52, 0.55, (8, 12), 0.85)
         case "snow":
-            _flakes(pad, 58, (1.2, 1.7))
+            _flakes(pad, 46, (1.2, 1.7))
         case "snow_far":
-            _flakes(pad, 60, (0.9, 1.15))
+            _flakes(pad, 40, (1.0, 1.2))
         case "snow_near":
             _flakes(pad, 34, (1.8, 2.3))
         case "stars":
