@@ -62,7 +62,7 @@ const drawnAt = [];                // times of the last frames drawn, ms
 let waiting = null;                // {header, bitmap}: decoded, to be drawn at the next repaint
 let newestDecoded = 0;             // frame number
 let glowAt = 0;
-let sharp = localStorage.getItem("everscene.sharp") === "yes";
+let sharp = localStorage.getItem("everscene.sharp") !== "no";
 
 // [u32 little-endian: length of header][header: JSON][JPEG]
 async function receivePicture(buffer) {
