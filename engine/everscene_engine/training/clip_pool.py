@@ -16,6 +16,7 @@ from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import CUT_PREFIX, FRAMES_PER_SECOND, sample_clips
 
 FRAMES_PER_LATENT = 4
+MAX_PIXELS = {"cuda": 1 << 27, "cpu": 1 << 21}  # painted at once: a GPU wants few large kernels, a CPU its cache
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ClipPool:
         chunk_frames: int,
         device: torch.device,
         seed: int,
-        render_batch: int = 16,
+        render_batch: int = 96,
     ) -> None:
         self._autoencoder = autoencoder
         self._text = text
@@ -108,7 +109,7 @@ class ClipPool:
             device=self._device,
             frames_per_chunk=frames_per_chunk,
         )
-        frames = render(clip.world, clip.times, clip.tracks)
+        frames = render(clip.world, clip.times, clip.tracks, max_pixels=MAX_PIXELS[self._device.type])
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             latents = self._autoencoder.encode(frames * 2 - 1)  # [b, F + chunk_frames, C, h, w]
         seconds = (clip.times[:, frames_per_chunk] - clip.times[:, frames_per_chunk - 1]).cpu()

@@ -46,7 +46,8 @@ from everscene_engine.transformer import WanTransformer
 class Recipe:
     """The knobs of the stage. Shares are of clips or chunks, 0 to 1.
 
-    batch: clips a step. chunks: of a clip, the sink among them. pool: clips kept. fresh: clips replaced a step.
+    batch: clips a step. chunks: of a clip, the sink among them. pool: clips kept. fresh: clips replaced every
+    fresh_every steps (painting many at once costs hardly more than painting a few).
     sampler_levels: chunks whose noise level is one that the few-step sampler visits. own_errors: clips whose history
     leans towards the model's own predictions. noisy_history: clips whose history has noise, of at most history_noise.
     """
@@ -54,7 +55,8 @@ class Recipe:
     batch: int = 48
     chunks: int = 8
     pool: int = 6144
-    fresh: int = 12
+    fresh: int = 96
+    fresh_every: int = 8
     learning_rate: float = 1.2e-3
     warmup_steps: int = 300
     weight_decay: float = 0.01
@@ -293,8 +295,8 @@ class Trainer:
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warmup_cosine(number, self.budget.fraction, recipe.warmup_steps)
-        filling = self.pool.filled < recipe.pool
-        self.pool.refresh(recipe.fresh * (2 if filling else 1))
+        if number % recipe.fresh_every == 0:
+            self.pool.refresh(recipe.fresh)
         batch = self.pool.draw(recipe.batch)
         histories = make_histories(
             batch.prompt,
