@@ -60,6 +60,10 @@ class Canvas:
         """Coverage 0 to 1 of a signed distance, anti-aliased over one real pixel."""
         return torch.rsub(distance, 0.5, alpha=1 / self.pixel).clamp_(0.0, 1.0)
 
+    def bar(self, x: Tensor, y: Tensor, half_x: Tensor | float, half_y: Tensor | float) -> Tensor:
+        """Coverage of an upright box around the origin; one kernel of full size when x is a row and y a column."""
+        return self.edge(x.abs() - half_x) * self.edge(y.abs() - half_y)
+
     def fill(self, coverage: Tensor, colour: Tensor) -> None:
         """Paint colour ([n, 3, 1 or h, 1 or W]) where coverage ([n, 1, h, W], 0 to 1) says."""
         self.picture.lerp_(colour, coverage)

@@ -1,8 +1,9 @@
 """City: three rows of towers whose windows light up in the dark, a park wall, street lamps, the street."""
 
 import torch
+from torch import Tensor
 
-from everscene_engine.training.world.canvas import Canvas, Frames, box, smooth
+from everscene_engine.training.world.canvas import Canvas, Frames, ramp, smooth
 from everscene_engine.training.world.land import paint_ground, paint_lamps, paint_ridge, paint_round_trees, ridge
 from everscene_engine.training.world.light import Colour, pigment
 from everscene_engine.training.world.noise import Cells, cells, uniform
@@ -19,15 +20,17 @@ def paint_land(canvas: Canvas, frames: Frames) -> None:
 
 def _paint_far(canvas: Canvas, frames: Frames) -> None:
     """Towers in three rows, nearer ones lower, larger and clearer."""
-    band = canvas.band(24, 118)
+    band = canvas.band(20, 104)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.05, 81) + 13 * shift, 26.0, frames.seed + shift)
         _towers(band, frames, row, 26.0, (26.0, 70.0), (0.46, 0.54, 0.66), 0.62, 0.40)
     mist_bank(canvas, frames, 44, 112, 0.06, 0.6)
+    band = canvas.band(34, 112)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.12, 83) + 18 * shift, 36.0, frames.seed + 2 + shift)
         _towers(band, frames, row, 36.0, (42.0, 84.0), (0.50, 0.44, 0.52), 0.30, 0.55)
     mist_bank(canvas, frames, 56, 116, 0.13, 0.55)
+    band = canvas.band(56, 118)
     for shift in (0, 1):
         row = cells(band.world(frames, 0.28, 85) + 26 * shift, 52.0, frames.seed + 4 + shift)
         _towers(band, frames, row, 52.0, (66.0, 96.0), (0.52, 0.38, 0.36), 0.12, 0.6)
@@ -42,7 +45,7 @@ def _paint_far(canvas: Canvas, frames: Frames) -> None:
 def _paint_near(canvas: Canvas, frames: Frames) -> None:
     """Pavement, kerb and street, with lamps."""
     light = frames.light
-    rail = canvas.band(44, 126)
+    rail = canvas.band(30, 126)
     paint_lamps(rail, frames, cells(rail.world(frames, 1.0, 89), 118.0, frames.seed), 121.0, 50.0, 6.0)
     street = canvas.band(116, 144)
     paint_ground(street, frames, 119.0, (0.56, 0.55, 0.60), (0.80, 0.78, 0.80))
@@ -54,7 +57,7 @@ def _paint_near(canvas: Canvas, frames: Frames) -> None:
     street.fill(street.edge((street.y - 137).abs() - 1.2), light.surface((0.84, 0.82, 0.82), 0.0, 0.8, 0.9))
     street.fill(road, light.surface((0.27, 0.27, 0.32), 0.0, 0.35, 0.65))
     dash = cells(street.world(frames, 1.0, 91), 40.0, frames.seed)
-    line = street.edge(box(dash.offset, street.y - 142.0, 11.0, 1.0))
+    line = street.bar(dash.offset, street.y - 142.0, 11.0, 1.0)
     street.fill(line * 0.85, light.surface((0.95, 0.86, 0.55), 0.0, 0.8, 0.6))
     lamp = cells(street.world(frames, 1.0, 89), 118.0, frames.seed)
     pool = torch.exp(-(((lamp.offset - 6) / 30) ** 2)) * smooth(118, 124, street.y) * smooth(146, 128, street.y)
@@ -74,34 +77,41 @@ def _towers(
     half = cell.pick(1, 0.26, 0.42) * size
     top = cell.pick(2, *tops)
     x = cell.offset
-    down = canvas.y - top  # [n, 1, h, W]
-    body = torch.maximum(x.abs() - half, -down)
-    crown = torch.maximum(x.abs() - half * 0.55, -down - cell.pick(3, 0.0, 0.14) * size)
-    spire = torch.maximum(x.abs() - 0.9, -down - (cell.pick(4) - 0.6).clamp(min=0) * size * 0.9)
-    cover = canvas.edge(torch.minimum(torch.minimum(body, crown), spire))
-    veil = smooth(70, 122, canvas.y) * 0.5
-    warm = cell.pick(5, 0.0, 0.35)
-    tone = light.surface(albedo, depth, 0.30, 0.15)
-    canvas.fill(cover, torch.lerp(tone, light.haze, veil))
-    canvas.fill(
-        cover * warm * 0.8, light.surface((albedo[0] * 1.3, albedo[1] * 1.05, albedo[2] * 0.9), depth, 0.55, 0.1)
-    )
-    facing = smooth(0.1, 0.3, x * light.side / half)
-    canvas.fill(cover * facing * 0.40, light.surface((0.92, 0.84, 0.80), depth, 0.95, 0.2))
-    canvas.fill(
-        canvas.edge(torch.maximum(body, down - 2.2)) * light.cover * 0.9,
-        light.surface((0.95, 0.97, 1.0), depth, 0.8),
-    )
-    step_x, step_y = (5.0, 6.0) if size < 30 else (6.0, 7.5) if size < 40 else (8.0, 10.0)
-    column, row = x / step_x, down / step_y
-    in_x = (torch.remainder(column, 1.0) - 0.5).abs() * step_x - step_x * 0.27
-    in_y = (torch.remainder(row, 1.0) - 0.5).abs() * step_y - step_y * 0.26
-    wall = (torch.floor(column) + 0.5).abs() * step_x + step_x * 0.5 < half
-    pane = canvas.edge(in_x) * canvas.edge(in_y) * canvas.edge(1.5 - down) * wall
-    number = torch.floor(column).long() * 37 + torch.floor(row).long()
-    alight = (uniform(number + cell.index * 4096, frames.seed, 95) < 0.52).float()
+    aside = x.abs()
+    # A crown and a spire raise the roof in the middle; all of it is one height for each column.
+    crown = canvas.edge(aside - half * 0.55) * cell.pick(3, 0.0, 0.14) * size
+    spire = canvas.edge(aside - 0.9) * (cell.pick(4) - 0.6).clamp(min=0) * (size * 0.9)
+    down = canvas.y - (top - torch.maximum(crown, spire))  # [n, 1, h, W], pixels under the roof
+    wall = canvas.edge(aside - half)
+    cover = canvas.edge(-down).mul_(wall)
+    warm = cell.pick(5, 0.0, 0.28)
+    plain, brick = light.surface(albedo, depth, 0.30, 0.15), (albedo[0] * 1.3, albedo[1] * 1.05, albedo[2] * 0.9)
+    front = torch.lerp(plain, light.surface(brick, depth, 0.55, 0.1), warm)  # [n, 3, 1, W]
+    facing = ramp(0.1, 0.3, x * (light.side / half)) * 0.40
+    front = torch.lerp(front, light.surface((0.92, 0.84, 0.80), depth, 0.95, 0.2), facing)
+    canvas.fill(cover, front)
+    canvas.fill(cover * (ramp(70, 122, canvas.y) * 0.5), light.haze)
+    roof = ramp(3.0, 1.6, down).mul_(cover).mul_(light.cover * 0.9)
+    canvas.fill(roof, light.surface((0.95, 0.97, 1.0), depth, 0.8))
+    _windows(canvas, frames, cell, cover, down, half, depth, bright)
+
+
+def _windows(
+    canvas: Canvas, frames: Frames, cell: Cells, cover: Tensor, down: Tensor, half: Tensor, depth: float, bright: float
+) -> None:
+    """Windows in rows; about half of them are lit when it is dark."""
+    light = frames.light
+    step_x, step_y = (5.0, 6.0) if depth > 0.5 else (6.0, 7.5) if depth > 0.2 else (8.0, 10.0)
+    column, row = torch.floor(cell.offset / step_x), torch.floor(canvas.y / step_y)
+    in_x = (torch.remainder(cell.offset, step_x) - step_x / 2).abs() - step_x * 0.27
+    in_y = (torch.remainder(canvas.y, step_y) - step_y / 2).abs() - step_y * 0.26
+    whole = (column + 0.5).abs() * step_x + step_x * 0.5 < half  # no window is cut by the corner of its tower
+    pane = canvas.edge(in_x) * whole * canvas.edge(in_y)
+    pane.mul_(cover).mul_(ramp(1.0, 2.5, down))
     glass = light.surface((0.34, 0.42, 0.54), depth, 0.35)
     canvas.fill(pane * (0.55 - 0.3 * light.night), glass.lerp(light.sky_middle, 0.35))
+    key = uniform(cell.index * 64 + column.long(), frames.seed, 95)  # [n, 1, 1, W], one number for each stack
+    alight = torch.remainder(key * (row * 7.31 + 13.7), 1.0) < 0.52  # and from it one for each window
     lamp = pigment((1.0, 0.80, 0.42), canvas.picture)
     clearness = torch.exp(-light.density * depth * 0.8)
-    canvas.fill(pane * alight * (light.lamps * clearness * (0.55 + bright * 0.6)).clamp(max=0.95), lamp)
+    canvas.fill(pane.mul_(alight).mul_((light.lamps * clearness * (0.55 + bright * 0.6)).clamp(max=0.95)), lamp)

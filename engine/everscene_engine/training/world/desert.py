@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.canvas import Canvas, Frames, limb, smooth
+from everscene_engine.training.world.canvas import Canvas, Frames, ramp, smooth
 from everscene_engine.training.world.land import paint_ground, paint_ridge, ridge, slope
 from everscene_engine.training.world.noise import cells, value_noise
 from everscene_engine.training.world.weather import mist_bank, splash_rings
@@ -78,7 +78,7 @@ def _dune(canvas: Canvas, frames: Frames, height: Tensor, albedo: tuple[float, f
     paint_ridge(canvas, frames, height, albedo, depth, 150, mist=0.15, rim=0.0, frost=0.75, lit=0.92)
     away = smooth(-0.06, 0.10, slope(height, canvas.pixel) * -light.side)  # 1 where the slope turns from the light
     below = canvas.y - height
-    shade = canvas.edge(-below) * away * smooth(20, 1, below)
+    shade = ramp(20, 1, below).mul_(canvas.edge(-below)).mul_(away)
     canvas.fill(shade * 0.62, light.surface((albedo[0] * 0.84, albedo[1] * 0.74, albedo[2] * 0.88), depth, 0.12, 0.75))
     crest = canvas.edge((below - 0.6).abs() - 0.9) * (1 - 0.8 * away)
     canvas.fill(crest * 0.55, light.surface((1.0, 0.90, 0.70), depth, 1.15, 0.9))
@@ -87,23 +87,26 @@ def _dune(canvas: Canvas, frames: Frames, height: Tensor, albedo: tuple[float, f
 def _cacti(
     canvas: Canvas, frames: Frames, parallax: float, salt: int, foot: float, tall: float, size: float, depth: float
 ) -> None:
-    """A saguaro with two arms in two of three cells."""
+    """A saguaro with two arms in seven of ten cells."""
     light = frames.light
     cell = cells(canvas.world(frames, parallax, salt), size, frames.seed)
     there = (cell.pick(1) < 0.7).float()
-    grow = cell.pick(2, 0.75, 1.1) * (tall / 30)
-    x = (cell.offset - cell.pick(3, -0.25, 0.25) * size) / grow
-    x = x * torch.where(cell.pick(4) < 0.5, 1.0, -1.0)
-    y = (canvas.y - foot) / grow
-    trunk = limb(x, y, (0.0, 2.0), (0.0, -27.0), 3.3, 2.9)
-    left = torch.minimum(limb(x, y, (0.0, -10.0), (-8.0, -12.0), 2.2), limb(x, y, (-8.0, -12.0), (-8.0, -21.0), 2.2))
-    right = torch.minimum(limb(x, y, (0.0, -7.0), (7.5, -9.0), 2.1), limb(x, y, (7.5, -9.0), (7.5, -16.0), 2.1))
-    shape = torch.minimum(trunk, torch.minimum(left, right)) * grow
-    cover = canvas.edge(shape) * there
+    grow = tall / 30
+    mirror = torch.where(cell.pick(4) < 0.5, 1.0, -1.0)
+    x = (cell.offset - cell.pick(3, -0.25, 0.25) * size) * (mirror / grow)  # [n, 1, 1, W]
+    y = (canvas.y - foot) / grow  # [1, 1, h, 1]
+    shape = _stem(x, y, 0.0, -27.0, 3.0)
+    for side, low, high, thick in ((-8.0, -11.0, -21.0, 2.2), (7.5, -8.0, -16.0, 2.1)):
+        shape = torch.minimum(shape, _stem(x - side, y, low, high, thick))
+        shape = torch.minimum(shape, _stem(y - low, x, max(side, 0.0), min(side, 0.0), thick))
+    cover = canvas.edge(shape * grow).mul_(there)
     canvas.fill(cover, light.surface((0.26, 0.46, 0.30), depth, 0.28, 0.3))
-    facing = x * light.side * torch.where(cell.pick(4) < 0.5, 1.0, -1.0)
-    nearest = torch.where(x < -4, facing + 8 * light.side, torch.where(x > 4, facing, facing))
-    canvas.fill(
-        cover * smooth(0.2, 2.2, nearest) * smooth(0.4, -1.2, shape) * 0.55,
-        light.surface((0.52, 0.72, 0.40), depth, 1.0, 0.7),
-    )
+    across = x - torch.where(x < -4.5, -8.0, torch.where(x > 4.5, 7.5, 0.0))  # from the middle of the nearest stem
+    sunny = ramp(0.2, 2.2, across * mirror * light.side) * 0.55
+    canvas.fill(cover.mul_(sunny), light.surface((0.52, 0.72, 0.40), depth, 1.0, 0.7))
+
+
+def _stem(across: Tensor, along: Tensor, start: float, end: float, radius: float) -> Tensor:
+    """Signed distance to a straight stem with round ends, from start down to end (end < start) along one axis."""
+    beyond = along - along.clamp(end, start)
+    return torch.sqrt(across * across + beyond * beyond) - radius

@@ -41,7 +41,7 @@ def _paint_far(canvas: Canvas, frames: Frames) -> None:
         for shift in (0, 1, 2):
             world = band.world(frames, parallax, 14 + 2 * number) + shift * cell_size / 3
             cell = cells(world, cell_size, frames.seed + shift)
-            paint_pines(band, frames, cell, floor, size, albedo, depth, jitter=2.0, veil=0.5)
+            paint_pines(band, frames, cell, floor, size, albedo, depth, jitter=2.0, level=foot, veil=0.5)
         paint_ridge(band, frames, floor - 1, albedo, depth, foot + 14, mist=0.45, rim=0.0, lit=0.3)
         mist_bank(canvas, frames, foot - 30, foot + 14, parallax, 0.5)
     band = canvas.band(50, 122)

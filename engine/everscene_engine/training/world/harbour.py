@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, limb, smooth
+from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, ramp, smooth
 from everscene_engine.training.world.land import paint_ground, paint_lamps, paint_ridge, ridge
 from everscene_engine.training.world.light import pigment
 from everscene_engine.training.world.noise import cells
@@ -29,7 +29,7 @@ def _paint_far(canvas: Canvas, frames: Frames) -> None:
     paint_ridge(shore, frames, near, (0.34, 0.44, 0.38), 0.42, HORIZON + 6, mist=0.4, rim=0.35)
     mist_bank(canvas, frames, 60, 96, 0.07, 0.5)
     _sea(canvas.band(HORIZON, QUAY + 2), frames)
-    _breakwater(canvas.band(36, 100), frames)
+    _breakwater(canvas.band(22, 100), frames)
     mist_bank(canvas, frames, 70, 112, 0.2, 0.55)
     _boats(canvas.band(60, 118), frames)
     splash_rings(canvas, frames, HORIZON + 6, QUAY, 0.4)
@@ -49,16 +49,16 @@ def _paint_near(canvas: Canvas, frames: Frames) -> None:
     row = smooth(1.5, 0.5, (quay.y - 133.5).abs())
     quay.fill(row * 0.25 + joint * 0, light.surface((0.20, 0.17, 0.20), 0.0, 0.2, 0.5))
     splash_rings(canvas, frames, QUAY + 2, 144, 1.0)
-    rail = canvas.band(40, 128)
+    rail = canvas.band(26, 128)
     post = cells(rail.world(frames, 1.0, 8), 168.0, frames.seed)
     paint_lamps(rail, frames, post, 121.0, 52.0, 5.0)
     _pennant(rail, frames, post.offset)
     bollard = cells(canvas.world(frames, 1.0, 9), 84.0, frames.seed)
     low = canvas.band(106, 126)
     x, y = bollard.offset - 34, low.y
-    shape = torch.minimum(box(x, y - 118, 2.6, 5.0, 1.0), box(x, y - 113, 4.2, 1.9, 1.6))
-    low.fill(low.edge(shape), light.surface((0.24, 0.24, 0.28), 0.0, 0.3, 0.1))
-    low.fill(low.edge(box(x, y - 112, 4.0, 1.2, 1.0)), light.surface((0.45, 0.45, 0.50), 0.0, 0.9, 0.9))
+    shape = torch.maximum(low.bar(x, y - 118, 2.6, 5.0), low.bar(x, y - 113, 4.2, 1.9))
+    low.fill(shape, light.surface((0.24, 0.24, 0.28), 0.0, 0.3, 0.1))
+    low.fill(low.bar(x, y - 112, 4.0, 1.2), light.surface((0.45, 0.45, 0.50), 0.0, 0.9, 0.9))
 
 
 def _sea(canvas: Canvas, frames: Frames) -> None:
@@ -79,18 +79,20 @@ def _sea(canvas: Canvas, frames: Frames) -> None:
         wave = torch.sin(world * across + (depth * along + moved))  # [n, 1, h, W]
         total = wave if total is None else total + wave
     assert total is not None
-    crest = smooth(0.7, 2.0, total)
-    trough = smooth(-0.6, -2.0, total)
+    crest = ramp(0.8, 1.9, total)
+    trough = ramp(-0.7, -1.9, total)
     canvas.fill(trough * (0.30 * rough).clamp(max=0.6), deep * 0.72)
     canvas.fill(
         crest * (0.42 * rough).clamp(max=0.7) * (0.35 + 0.65 * near), torch.lerp(light.sky_low, light.key, 0.25)
     )
-    glitter = smooth(-0.9, 1.3, total)
+    glitter = ramp(-0.9, 1.3, total)
+    path, colours = torch.zeros_like(glitter), torch.zeros_like(light.key)
     for (x0, _, radius, colour, _), hour in zip(BODIES, hours(light), strict=True):
         width = radius * (0.7 + 1.5 * near)
         column = torch.exp(-(((canvas.x - x0) / width) ** 2)) * (1 - 0.35 * near)  # [1, 1, h, W]
-        strength = hour * light.disc * (0.35 if x0 == 198.0 else 0.85)
-        canvas.fill(column * strength * glitter, pigment(colour, canvas.picture))
+        path.addcmul_(column, hour * light.disc * (0.35 if x0 == 198.0 else 0.85))
+        colours = colours + pigment(colour, path) * hour
+    canvas.fill(path.mul_(glitter), colours)
     canvas.fill(smooth(2.4, 0.4, canvas.y - HORIZON) * 0.55, torch.lerp(light.sky_low, light.haze, 0.5))
 
 
@@ -113,7 +115,7 @@ def _breakwater(canvas: Canvas, frames: Frames) -> None:
     )
     canvas.fill(cover * bands, light.surface((0.86, 0.24, 0.20), 0.18, 0.5))
     canvas.fill(cover * smooth(-0.2, 1.0, tx * light.side / 4.5) * 0.45, light.surface((1.0, 0.94, 0.86), 0.15, 1.1))
-    room = canvas.edge(box(tx, ty + 33, 2.8, 3.2))
+    room = canvas.bar(tx, ty + 33, 2.8, 3.2)
     warm = pigment((1.0, 0.92, 0.62), canvas.picture)
     canvas.fill(room, torch.lerp(light.surface((0.55, 0.65, 0.72), 0.18, 0.6), warm, light.lamps))
     roof = torch.maximum(-ty - 41, torch.maximum(ty + 36, tx.abs() - 3.8 * (ty + 41) / 5))
@@ -141,9 +143,8 @@ def _boats(canvas: Canvas, frames: Frames) -> None:
         hull = torch.maximum(torch.maximum(-y - 4.5, y - 1.5), x.abs() - 10 + (y - 0) * 0.9 + 0.02 * x * x)
         mirror = smooth(14, 2, y) * smooth(0, 2, y) * smooth(11, 7, x.abs())
         canvas.fill(mirror * there * 0.35, light.surface((0.20, 0.22, 0.26), 0.1, 0.2))
-        canvas.fill(
-            canvas.edge(limb(x, y, (0.0, -4.0), (0.0, -27.0), 0.9)) * there, light.surface((0.3, 0.22, 0.2), 0.12)
-        )
+        mast = canvas.bar(x * size, (y + 15.5) * size, 0.9 * size, 11.5 * size) * there
+        canvas.fill(mast, light.surface((0.3, 0.22, 0.2), 0.12))
         main = torch.maximum(torch.maximum(1.2 - x, x - 1.2 - (y + 26) * 0.44), y + 6.5)
         jib = torch.maximum(torch.maximum(x + 1.2, -x - 1.2 - (y + 23) * 0.36), y + 7.5)
         tone: tuple[float, float, float] = (0.96, 0.92, 0.86) if number else (0.92, 0.62, 0.50)

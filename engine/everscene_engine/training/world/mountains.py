@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.canvas import Canvas, Frames, circle, smooth
+from everscene_engine.training.world.canvas import Canvas, Frames, circle, ramp, smooth
 from everscene_engine.training.world.land import paint_ground, paint_pines, paint_ridge, ridge
-from everscene_engine.training.world.noise import Cells, cells, layered_noise
+from everscene_engine.training.world.noise import cells, layered_noise
 from everscene_engine.training.world.weather import mist_bank, splash_rings
 
 GROUND = 130.0
@@ -77,7 +77,7 @@ def _summits(
     cell = cells(canvas.world(frames, parallax, salt), size, frames.seed)
     height = away = summit = kind = torch.zeros(0)
     for step in (0, -1, 1):
-        other = Cells(cell.index + step, cell.offset, cell.seed)
+        other = cell.beside(step)
         aside = cell.offset - step * size - other.pick(salt, -0.32, 0.32) * size
         peak = level - tall * other.pick(salt + 1, 0.25, 1.1)
         steep = torch.where(aside < 0, other.pick(salt + 2, 0.75, 1.05), other.pick(salt + 3, 0.75, 1.05))
@@ -137,6 +137,6 @@ def _lake(canvas: Canvas, frames: Frames) -> None:
     for across, along, speed in ((0.06, 5.0, 1.1), (0.041, -6.4, 1.5)):
         moved = torch.remainder(frames.camera * across, 2 * torch.pi).float() + frames.phase(speed, along)
         total = total + torch.sin(world * across + (along / scale + moved))
-    water.fill(smooth(0.9, 1.9, total) * (0.40 * calm).clamp(max=0.6), torch.lerp(light.sky_low, light.sky_middle, 0.3))
-    water.fill(smooth(-0.9, -1.9, total) * (0.30 * calm).clamp(max=0.5), deep * 0.8)
+    water.fill(ramp(0.9, 1.8, total) * (0.40 * calm).clamp(max=0.6), torch.lerp(light.sky_low, light.sky_middle, 0.3))
+    water.fill(ramp(-0.9, -1.8, total) * (0.30 * calm).clamp(max=0.5), deep * 0.8)
     water.fill(smooth(1.8, 0.3, (below - 0.6).abs()) * 0.5, torch.lerp(light.haze, light.sky_low, 0.5))

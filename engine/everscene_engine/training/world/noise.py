@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 _TABLE_BITS = 16
-_ODD = 0x1E3779B97F4A7C15  # any large odd number spreads consecutive cells over the table
+# Any large odd numbers spread consecutive cells, seeds and salts over the table.
+_ODD, _SEED, _SALT = 0x1E3779B97F4A7C15, 7_368_787, 0x2545F4914F6CDD1D
 
 
 @lru_cache(maxsize=8)
@@ -23,10 +24,20 @@ def _table(device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device)
 
 
+def _spread(key: Tensor, seed: Tensor) -> Tensor:
+    """The part of the hash that no salt changes: int64, as wide as key and seed together."""
+    return torch.add(key, seed, alpha=_SEED).mul_(_ODD)
+
+
+def _look_up(spread: Tensor, salt: int) -> Tensor:
+    offset = (salt * _SALT + (1 << 63)) % (1 << 64) - (1 << 63)  # wrapped as int64 wraps
+    index = (spread + offset).bitwise_right_shift_(40).bitwise_and_((1 << _TABLE_BITS) - 1)
+    return _table(spread.device)[index]
+
+
 def uniform(key: Tensor, seed: Tensor, salt: int) -> Tensor:
     """Random float32 in [0, 1), fixed by (key, seed, salt). key, seed: int64, broadcast against each other."""
-    mixed = (key + (seed * 7_368_787 + salt * 104_729)) * _ODD
-    return _table(mixed.device)[(mixed >> 40) & ((1 << _TABLE_BITS) - 1)]
+    return _look_up(_spread(key, seed), salt)
 
 
 def value_noise(position: Tensor, seed: Tensor, salt: int) -> Tensor:
@@ -37,7 +48,7 @@ def value_noise(position: Tensor, seed: Tensor, salt: int) -> Tensor:
     cell = torch.floor(position)
     fraction = (position - cell).float()
     index = cell.long()
-    left, right = uniform(index, seed, salt), uniform(index + 1, seed, salt)
+    left, right = uniform(torch.stack((index, index + 1)), seed, salt)
     return torch.lerp(left, right, fraction**3 * (fraction * (fraction * 6 - 15) + 10))
 
 
@@ -60,13 +71,21 @@ class Cells:
     index: Tensor  # int64 [n, 1, 1, W]: the cell this column lies in
     offset: Tensor  # float32 [n, 1, 1, W]: pixels from the cell's centre
     seed: Tensor  # int64 [n, 1, 1, 1]
+    spread: Tensor  # int64 [n, 1, 1, W]: the cell's hash, before salt
 
     def pick(self, salt: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A random number of the cell, uniform in [low, high), float32 [n, 1, 1, W]."""
-        return torch.rsub(uniform(self.index, self.seed, salt), low, alpha=low - high)
+        number = _look_up(self.spread, salt)
+        return number if (low, high) == (0.0, 1.0) else torch.rsub(number, low, alpha=low - high)
+
+    def beside(self, step: int) -> "Cells":
+        """The cells `step` places to the right, seen from the same columns; offsets stay those of this cell."""
+        index = self.index + step
+        return Cells(index, self.offset, self.seed, _spread(index, self.seed))
 
 
 def cells(position: Tensor, size: float, seed: Tensor) -> Cells:
     """Cut world x (float64 pixels, [n, 1, 1, W]) into cells of `size` pixels."""
-    index = torch.floor(position / size)
-    return Cells(index.long(), (position - (index + 0.5) * size).float(), seed)
+    number = torch.floor(position / size)
+    index = number.long()
+    return Cells(index, (position - (number + 0.5) * size).float(), seed, _spread(index, seed))

@@ -25,13 +25,14 @@ assert len(_SETTINGS) == len(SETTINGS)
 
 @torch.no_grad()
 def render(
-    world: World, times: Tensor, tracks: Tracks, height: int = 144, width: int = 256, max_pixels: int = 1 << 25
+    world: World, times: Tensor, tracks: Tracks, height: int = 144, width: int = 256, max_pixels: int | None = None
 ) -> Tensor:
     """Paint one frame for each clip and time.
 
     world: B clips. times: float64 [B, T] seconds, in any order, 0 to 1e8. tracks: [B, T]. height, width: pixels of the
     picture, 16:9; drawing is in the units of 256×144 whatever they are. max_pixels: frames are painted in groups of at
-    most this many pixels, which bounds memory (about 160 bytes a pixel of the group) and not the result.
+    most this many pixels, which bounds memory (about 40 bytes a pixel of the group beside the video itself) and not the
+    result; None: 2^27 on a GPU, 2^20 on a CPU.
     Returns float32 [B, T, 3, height, width], sRGB in 0 to 1. Raises ValueError if the shapes do not agree.
     """
     clips, count = times.shape
@@ -40,8 +41,14 @@ def render(
     rows = world.rows(count)
     flat = tracks.flatten()
     moments = times.reshape(-1).double()
-    video = torch.empty(clips * count, 3, height, width, device=times.device)
+    if (
+        max_pixels is None
+    ):  # few large groups on a GPU, where launching kernels costs; small ones that fit a CPU's cache
+        max_pixels = 1 << 27 if times.is_cuda else 1 << 20
     group = max(1, max_pixels // (height * width))
+    if group >= clips * count:
+        return _paint(rows, moments, flat, height, width).view(clips, count, 3, height, width)
+    video = torch.empty(clips * count, 3, height, width, device=times.device)
     for first in range(0, clips * count, group):
         part = slice(first, first + group)
         video[part] = _paint(rows.take(part), moments[part], flat.take(part), height, width)
