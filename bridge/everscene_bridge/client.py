@@ -1,0 +1,504 @@
+"""The Python client. It needs no torch.
+
+    from everscene_bridge.client import Client
+    with Client("tcp://127.0.0.1:7464") as world:
+        receipt = world.event("storm", intensity=0.8)
+        applied = receipt.wait("applied", timeout=5.0)
+        for frame in world.frames():
+            show(frame.pixels)
+
+A thread of its own holds the sockets; every method may be called from any thread. Pixels are copied once, from the
+shared memory straight into the array that the frame owns. When the server goes away the client connects again by
+itself; frames go on when it is back.
+"""
+
+import io
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from everscene_bridge import protocol
+from everscene_bridge.client_link import Link, Listener
+from everscene_bridge.errors import (
+    ClientError,
+    Disconnected,
+    NotInTime,
+    Overwritten,
+    Refused,
+    Rejected,
+    RequestFailed,
+    RingUnreadable,
+)
+from everscene_bridge.frame_ring import RingReader
+from everscene_bridge.messages import (
+    Bye,
+    Command,
+    ErrorMessage,
+    Event,
+    FrameNotice,
+    Hello,
+    Message,
+    Notice,
+    ParamValue,
+    Ping,
+    Pong,
+    Prompt,
+    ReceiptMessage,
+    Refusal,
+    Reply,
+    RingPlace,
+    SceneDescription,
+    Seen,
+    ServerMessage,
+    Stamps,
+    Stats,
+    StatsRequest,
+    Welcome,
+    pack,
+)
+from everscene_bridge.protocol import NS, Transition, When
+from everscene_bridge.receipt import Receipt
+from everscene_bridge.settings import is_loopback, token_from_environment
+
+log = logging.getLogger(__name__)
+
+Inline = Literal["raw", "jpeg"]
+NOTICES_KEPT = 64
+PICTURES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of the world."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 4] RGBA, sRGB, top row first; the caller's to keep
+    number: int  # frame number
+    pts: float  # content time, seconds
+    prompt: str  # under which it was generated
+    stamps: Stamps  # points in time on the server's clock, ns
+    order: int  # of the latest event or prompt in it, 0 = none
+    chunk: int
+    index: int  # in its chunk
+    flags: int  # docs/protocol.md §7
+
+
+class Client(Listener):
+    """A connection to an Everscene server."""
+
+    def __init__(
+        self,
+        endpoint: str = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}",
+        token: str | None = None,
+        name: str | None = None,
+        timeout: float = 5.0,
+        *,
+        inline: Inline | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
+    ) -> None:
+        """Connect and say hello.
+
+        token: None takes EVERSCENE_TOKEN if it is set. name: for people. timeout: seconds to wait for the server, here
+        and in `stats`. inline: have pictures sent through the socket though the ring could be read. on_notice: called
+        with news, on the client's own thread, which it must not hold up.
+        Raises NotInTime when no server answers, Refused when it does not want this client.
+        """
+        self.endpoint = endpoint
+        self.name = name or f"python-{os.getpid()}"
+        self.client_id = secrets.randbelow(protocol.MAX_ID) + 1
+        self.lost_frames = 0  # frames that `frames(in_order=True)` came too late for
+        self.torn_copies = 0  # copies thrown away because the writer came round
+        self._timeout = timeout
+        self._inline = inline
+        self._on_notice = on_notice
+        self._changed = threading.Condition()
+        self._ids = itertools.count(1)
+        self._welcome: Welcome | None = None
+        self._connected = False
+        self._closed = False
+        self._refused: Refused | None = None
+        self._state = "starting"
+        self._prompt = ""
+        self._ring: RingReader | None = None
+        self._notices: OrderedDict[int, FrameNotice] = OrderedDict()
+        self._pictures: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()  # frame number → topic, picture
+        self._receipts: dict[int, Receipt] = {}
+        self._answers: dict[int, Stats | Pong | Reply | None] = {}
+        self._link = Link(endpoint, token if token is not None else token_from_environment(), self)
+        self._link.start()
+        try:
+            self._await(lambda: self._connected or self._refused is not None, timeout, "no server answers")
+            if self._refused is not None:
+                raise self._refused
+        except ClientError:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Say goodbye. Iterators over frames end, open receipts fail. Twice does nothing."""
+        with self._changed:
+            self._closed = True
+            self._connected = False
+            self._fail_receipts(Disconnected("the client was closed"))
+            self._changed.notify_all()
+        self._link.close(pack(Bye()))
+
+    # What is known of the server
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there now."""
+        return self._connected
+
+    @property
+    def info(self) -> Welcome:
+        """What the server said of itself at the latest hello."""
+        assert self._welcome is not None
+        return self._welcome
+
+    @property
+    def scene(self) -> SceneDescription:
+        """Events that can be sent, with their params."""
+        return self.info.scene
+
+    @property
+    def state(self) -> str:
+        """State of the stream, docs/protocol.md §6; `disconnected` while no server is there."""
+        return self._state if self._connected else "disconnected"
+
+    @property
+    def prompt_now(self) -> str:
+        """Prompt of the latest frame."""
+        return self._prompt
+
+    # Steering
+
+    def event(self, name: str, when: When | None = None, **params: ParamValue) -> Receipt:
+        """Send an event of the scene. `when`: `now`, `chunk`, or None for what the scene says.
+
+        Raises Rejected at once for values that the protocol does not allow, Disconnected while no server is there.
+        What else is wrong with it, the receipt says.
+        """
+        message_id = next(self._ids)
+        receipt = Receipt(message_id, f"the event {name!r}")
+        values = {"id": message_id, "name": name, "params": params or None, "when": when, "client_ns": time.time_ns()}
+        return self._submit(receipt, lambda: Event.model_validate(values))
+
+    def prompt(self, text: str, transition: Transition | None = None, when: When | None = None) -> Receipt:
+        """Send a whole prompt in place of the scene's. Raises as `event` does."""
+        message_id = next(self._ids)
+        receipt = Receipt(message_id, "the prompt")
+        values = {
+            "id": message_id,
+            "text": text,
+            "transition": transition,
+            "when": when,
+            "client_ns": time.time_ns(),
+        }
+        return self._submit(receipt, lambda: Prompt.model_validate(values))
+
+    def _submit(self, receipt: Receipt, make: Callable[[], Message]) -> Receipt:
+        try:
+            message = make()
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise Rejected("out_of_range", f"{place}: {first['msg']}") from None
+        with self._changed:
+            self._must_be_connected()
+            self._receipts[receipt.id] = receipt
+        self._link.send(pack(message))
+        return receipt
+
+    def seen(self, frame: Frame) -> None:
+        """Tell the server that this frame was shown just now."""
+        self._link.send(pack(Seen(frame=frame.number, seen_ns=time.time_ns())))
+
+    # Asking
+
+    def stats(self) -> Stats:
+        """Counts and times of the run. Raises NotInTime, Disconnected."""
+        answer = self._ask(lambda number: StatsRequest(id=number))
+        assert isinstance(answer, Stats)
+        return answer
+
+    def ping(self) -> float:
+        """Milliseconds to the server and back. Raises NotInTime, Disconnected."""
+        start = time.perf_counter()
+        self._ask(lambda number: Ping(id=number))
+        return (time.perf_counter() - start) * 1e3
+
+    def command(self, name: str, **args: Any) -> dict[str, Any]:
+        """Send a command; its result. Raises RequestFailed, NotInTime, Disconnected."""
+        answer = self._ask(lambda number: Command(id=number, name=name, args=args or None))
+        assert isinstance(answer, Reply)
+        if not answer.ok:
+            raise RequestFailed(answer.code or "", answer.reason or "")
+        return answer.result or {}
+
+    def _ask(self, make: Callable[[int], Message]) -> Stats | Pong | Reply:
+        number = next(self._ids)
+        with self._changed:
+            self._must_be_connected()
+            self._answers[number] = None
+        self._link.send(pack(make(number)))
+        try:
+            self._await(lambda: self._answers[number] is not None, self._timeout, "the server does not answer")
+            answer = self._answers[number]
+            assert answer is not None
+            return answer
+        finally:
+            with self._changed:
+                del self._answers[number]
+
+    def _must_be_connected(self) -> None:
+        if not self._connected:
+            raise Disconnected("the client was closed" if self._closed else "no server is there now")
+
+    def _await(self, ready: Callable[[], bool], timeout: float, otherwise: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: ready() or self._closed, timeout)
+            if not ready():
+                if self._closed:
+                    raise Disconnected("the client was closed")
+                raise NotInTime(f"{otherwise}: {self.endpoint}, {timeout:g} s")
+
+    # Frames
+
+    def latest(self) -> Frame | None:
+        """The newest frame; None before there is one."""
+        for _ in range(protocol.MAX_UNREAD_NOTICES):
+            notice = self._newest()
+            if notice is None:
+                return None
+            frame = self._fetch(notice)
+            if frame is not None:
+                return frame
+        return None
+
+    def frames(self, in_order: bool = False, timeout: float | None = None) -> Iterator[Frame]:
+        """Frames as they come, until the client is closed.
+
+        in_order False: always the newest, leaving out what came while the caller was busy. True: each, unless the
+        caller is slower than the ring is long (counted in `lost_frames`). timeout: seconds without a frame after
+        which NotInTime is raised; None waits, also while the server is away.
+        """
+        last, epoch = 0, 0
+        while True:
+            notice = self._await_frame(last, epoch, in_order, timeout)
+            if notice is None:
+                return
+            if in_order and notice.epoch == epoch and last:
+                self.lost_frames += notice.frame - last - 1
+            last, epoch = notice.frame, notice.epoch
+            frame = self._fetch(notice)
+            if frame is not None:
+                yield frame
+            elif in_order:
+                self.lost_frames += 1
+
+    def _await_frame(self, last: int, epoch: int, in_order: bool, timeout: float | None) -> FrameNotice | None:
+        """The notice of the next frame to give; None when the client is closed."""
+        with self._changed:
+
+            def newest() -> FrameNotice | None:
+                found = self._newest()
+                return None if found is None or (found.epoch == epoch and found.frame <= last) else found
+
+            if not self._changed.wait_for(lambda: self._closed or newest() is not None, timeout):
+                raise NotInTime(f"no frame came within {timeout:g} s")
+            found = newest()
+            if self._closed or found is None:
+                return None
+            if not in_order or found.epoch != epoch:
+                return found
+            behind = found.frame - last
+            room = PICTURES_KEPT if self._ring is None else self._ring.slot_count - 1
+            following = self._notices.get(last + 1)
+            return following if following is not None and behind < room else found
+
+    def _newest(self) -> FrameNotice | None:
+        with self._changed:
+            return next(reversed(self._notices.values())) if self._notices else None
+
+    def _fetch(self, notice: FrameNotice) -> Frame | None:
+        """The frame of a notice; None when its pixels are gone."""
+        with self._changed:
+            ring = self._ring
+            picture = self._pictures.get(notice.frame)
+        if ring is not None and ring.ring_id == notice.ring_id and picture is None:
+            try:
+                pixels, _ = ring.read(notice.frame)
+            except Overwritten:
+                self.torn_copies += 1
+                return None
+        elif picture is not None:
+            pixels = _decode(picture, notice)
+        else:
+            return None
+        return Frame(
+            pixels=pixels,
+            number=notice.frame,
+            pts=notice.pts_ns / NS,
+            prompt=notice.prompt,
+            stamps=notice.stamps_ns,
+            order=notice.order,
+            chunk=notice.chunk,
+            index=notice.index,
+            flags=notice.flags,
+        )
+
+    # What the link hands in, on its thread
+
+    def on_connected(self) -> None:
+        """Say hello."""
+        self._say_hello()
+
+    def _say_hello(self) -> None:
+        hello = Hello(protocol=list(protocol.VERSION), client=self.name, client_id=self.client_id, language="python")
+        self._link.send(pack(hello))
+
+    def on_lost(self) -> None:
+        """Remember that no server is there."""
+        with self._changed:
+            self._connected = False
+            self._changed.notify_all()
+
+    def on_refused(self, why: Refused) -> None:
+        """Remember why; nothing more will come."""
+        with self._changed:
+            self._refused = why
+            self._connected = False
+            self._fail_receipts(why)
+            self._changed.notify_all()
+
+    def on_message(self, message: ServerMessage) -> None:
+        """Hand it to whoever waits for it."""
+        if isinstance(message, Welcome):
+            self._take_welcome(message)
+        elif isinstance(message, Refusal):
+            self.on_refused(Refused(message.code, message.reason))
+        elif isinstance(message, ReceiptMessage):
+            self._take_receipt(message)
+        elif isinstance(message, ErrorMessage):
+            self._take_error(message)
+        elif isinstance(message, Stats | Pong | Reply):
+            with self._changed:
+                if message.id in self._answers:
+                    self._answers[message.id] = message
+                self._changed.notify_all()
+
+    def _take_welcome(self, welcome: Welcome) -> None:
+        ring = self._open_ring(welcome.ring)
+        topics = [protocol.TOPIC_NOTICE]
+        if ring is not None:
+            topics.append(protocol.TOPIC_RING)
+        else:
+            kind = self._inline or ("raw" if is_loopback(self._host()) else "jpeg")
+            topics.append(protocol.TOPIC_RAW if kind == "raw" else protocol.TOPIC_JPEG)
+        with self._changed:
+            if self._welcome is not None and self._welcome.epoch != welcome.epoch:
+                self._notices.clear()
+                self._pictures.clear()
+                self._fail_receipts(Disconnected("the server was restarted before it was applied"))
+            self._welcome = welcome
+            self._ring = ring
+            self._state = welcome.state
+            self._prompt = welcome.prompt
+            self._connected = True
+            self._changed.notify_all()
+        self._link.follow(welcome.frames_endpoint.replace("://*:", f"://{self._host()}:"), topics)
+
+    def _host(self) -> str:
+        host = urlsplit(self.endpoint).hostname or protocol.LOOPBACK
+        return f"[{host}]" if ":" in host else host
+
+    def _open_ring(self, place: RingPlace | None) -> RingReader | None:
+        if place is None or self._inline is not None:
+            return None
+        try:
+            return RingReader(Path(place.path), place.ring_id)
+        except RingUnreadable as why:
+            log.info("frames come through the socket: %s", why)
+            return None
+
+    def _take_receipt(self, message: ReceiptMessage) -> None:
+        with self._changed:
+            final = message.state != "accepted"
+            receipt = self._receipts.pop(message.id, None) if final else self._receipts.get(message.id)
+        if receipt is not None:
+            receipt.take(message)
+
+    def _take_error(self, message: ErrorMessage) -> None:
+        log.warning("the server could not take a message: %s (%s)", message.reason, message.code)
+        with self._changed:
+            receipt = self._receipts.pop(message.id or 0, None)
+        if receipt is not None:
+            receipt.fail(Rejected(message.code, message.reason))
+        if message.code == "no_hello":
+            self._say_hello()
+
+    def on_frame(self, notice: FrameNotice, topic: bytes, picture: bytes | None) -> None:
+        """Keep the notice, and the picture if there is one."""
+        with self._changed:
+            if self._welcome is None or notice.epoch != self._welcome.epoch:
+                return
+            self._notices[notice.frame] = notice
+            while len(self._notices) > NOTICES_KEPT:
+                self._notices.popitem(last=False)
+            if picture is not None:
+                self._pictures[notice.frame] = (topic, picture)
+                while len(self._pictures) > PICTURES_KEPT:
+                    self._pictures.popitem(last=False)
+            self._prompt = notice.prompt
+            self._changed.notify_all()
+
+    def on_notice(self, notice: Notice) -> None:
+        """Note what the client itself needs, then pass it on."""
+        if notice.kind == "state" and notice.state is not None:
+            with self._changed:
+                self._state = notice.state
+                self._changed.notify_all()
+        elif notice.kind == "ring_changed":
+            ring = self._open_ring(notice.ring)
+            with self._changed:
+                self._ring = ring
+        elif notice.kind == "scene" and notice.scene is not None and self._welcome is not None:
+            self._welcome = self._welcome.model_copy(update={"scene": notice.scene})
+        if self._on_notice is not None:
+            self._on_notice(notice)
+
+    def _fail_receipts(self, why: ClientError) -> None:
+        for receipt in self._receipts.values():
+            receipt.fail(why)
+        self._receipts.clear()
+
+
+def _decode(picture: tuple[bytes, bytes], notice: FrameNotice) -> NDArray[np.uint8]:
+    """The pixels [H, W, 4] of a picture that came through the socket."""
+    topic, data = picture
+    if topic == protocol.TOPIC_JPEG:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).copy()
+    return np.frombuffer(data, np.uint8).reshape(notice.height, notice.width, 4).copy()

@@ -1,0 +1,227 @@
+"""The client's thread: it owns the sockets, connects again by itself, and hands in what comes.
+
+libzmq makes the connections. What it tells about them (connected, lost, token refused) comes through a monitor
+socket. A hello goes out after every handshake, because a server that was restarted knows nobody.
+"""
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from everscene_bridge import protocol
+from everscene_bridge.errors import MessageError, Refused
+from everscene_bridge.messages import (
+    FrameNotice,
+    Notice,
+    ServerMessage,
+    unpack_frame_notice,
+    unpack_notice,
+    unpack_server,
+)
+
+log = logging.getLogger(__name__)
+
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 2000
+MECHANISM_MISMATCH = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+_EVENTS = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+class Listener:
+    """What the link calls, on its own thread."""
+
+    def on_connected(self) -> None:
+        """The control socket has a server: say hello."""
+
+    def on_lost(self) -> None:
+        """The control socket has none any more; the link is trying."""
+
+    def on_refused(self, why: Refused) -> None:
+        """The server wants another token; the link has given up."""
+
+    def on_message(self, message: ServerMessage) -> None:
+        """Something came on the control socket."""
+
+    def on_frame(self, notice: FrameNotice, topic: bytes, picture: bytes | None) -> None:
+        """A frame notice, with the picture if it came along."""
+
+    def on_notice(self, notice: Notice) -> None:
+        """News."""
+
+
+class Link:
+    """Sockets to one server. `send`, `follow` and `close` may be called by any thread."""
+
+    def __init__(self, endpoint: str, token: str | None, listener: Listener) -> None:
+        self._endpoint = endpoint
+        self._token = token
+        self._listener = listener
+        self._context = zmq.Context()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._closing = False
+        self._control: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._frames: zmq.Socket[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="everscene-client", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, and so the calls to the listener."""
+        self._thread.start()
+
+    def send(self, data: bytes) -> None:
+        """Send one packed message soon."""
+        self._do(lambda: self._send(data))
+
+    def follow(self, endpoint: str, topics: list[bytes]) -> None:
+        """Take these topics from this frames endpoint, and no others any more."""
+        self._do(lambda: self._follow(endpoint, topics))
+
+    def close(self, last_words: bytes) -> None:
+        """Send the last words, close the sockets, end the thread."""
+        if self._closing:
+            return
+        self._do(lambda: self._send(last_words))
+        self._closing = True
+        self._do(lambda: None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _do(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
+        with contextlib.suppress(OSError):  # the thread has wake-ups enough, or has ended
+            self._wake_in.send(b"!")
+
+    # On the thread
+
+    def _run(self) -> None:
+        try:
+            self._connect()
+            while not self._closing or not self._jobs.empty():
+                self._turn()
+        finally:
+            for one in (self._monitor, self._control, self._frames):
+                if one is not None:
+                    one.close()
+            self._context.term()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _turn(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake_out, zmq.POLLIN)
+        for one in (self._monitor, self._control, self._frames):
+            if one is not None:
+                poller.register(one, zmq.POLLIN)
+        ready = dict(poller.poll())
+        if self._wake_out.fileno() in ready:
+            self._wake_out.recv(4096)
+        while not self._jobs.empty():
+            self._jobs.get()()
+        if self._monitor is not None and self._monitor in ready:
+            self._take_monitor(self._monitor)
+        if self._control is not None and self._control in ready:
+            self._take_control(self._control)
+        if self._frames is not None and self._frames in ready:
+            self._take_frames(self._frames)
+
+    def _connect(self) -> None:
+        control = self._socket(zmq.DEALER)
+        control.setsockopt(zmq.SNDHWM, protocol.MAX_UNREAD)
+        control.setsockopt(zmq.RCVHWM, protocol.MAX_UNREAD)
+        self._monitor = control.get_monitor_socket(_EVENTS)
+        control.connect(self._endpoint)
+        self._control = control
+
+    def _socket(self, kind: int) -> "zmq.Socket[bytes]":
+        made: zmq.Socket[bytes] = self._context.socket(kind)
+        made.linger = 200
+        made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        made.setsockopt(zmq.HEARTBEAT_IVL, protocol.HEARTBEAT_MS)
+        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, protocol.HEARTBEAT_TIMEOUT_MS)
+        made.setsockopt(zmq.IPV6, 1)
+        if self._token is not None:
+            made.setsockopt(zmq.PLAIN_USERNAME, protocol.PLAIN_USER)
+            made.setsockopt(zmq.PLAIN_PASSWORD, self._token.encode())
+        return made
+
+    def _disconnect(self) -> None:
+        if self._control is not None:
+            self._control.disable_monitor()
+            self._control.close(linger=0)
+        if self._monitor is not None:
+            self._monitor.close()
+        self._control = self._monitor = None
+
+    def _send(self, data: bytes) -> None:
+        if self._control is None:
+            return
+        with contextlib.suppress(zmq.Again):  # no server takes it: its receipt says so by not coming
+            self._control.send(data, zmq.NOBLOCK)
+
+    def _follow(self, endpoint: str, topics: list[bytes]) -> None:
+        if self._frames is not None:
+            self._frames.close(linger=0)
+        self._frames = self._socket(zmq.SUB)
+        self._frames.setsockopt(zmq.RCVHWM, protocol.MAX_UNREAD_NOTICES)
+        for topic in topics:
+            self._frames.setsockopt(zmq.SUBSCRIBE, topic)
+        self._frames.connect(endpoint)
+
+    def _take_monitor(self, monitor: "zmq.Socket[bytes]") -> None:
+        event: dict[str, Any] = dict(parse_monitor_message(monitor.recv_multipart()))
+        kind, value = event["event"], event["value"]
+        if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._listener.on_connected()
+        elif kind == zmq.EVENT_DISCONNECTED:
+            self._listener.on_lost()
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._disconnect()
+            self._listener.on_refused(Refused("token", "the server refused the token"))
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == MECHANISM_MISMATCH:
+            self._disconnect()
+            if self._token is None:
+                self._listener.on_refused(Refused("token", "this server needs a token"))
+            else:
+                self._token = None  # the server wants none
+                self._connect()
+
+    def _take_control(self, control: "zmq.Socket[bytes]") -> None:
+        while True:
+            try:
+                parts = control.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._listener.on_message(unpack_server(parts[-1]))
+            except MessageError as problem:
+                log.warning("the server sent what this client does not understand: %s", problem)
+
+    def _take_frames(self, frames: "zmq.Socket[bytes]") -> None:
+        while True:
+            try:
+                topic, body, *picture = frames.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                if topic == protocol.TOPIC_NOTICE:
+                    self._listener.on_notice(unpack_notice(body))
+                else:
+                    notice = unpack_frame_notice(body)
+                    self._listener.on_frame(notice, topic, picture[0] if picture else None)
+            except MessageError as problem:
+                log.warning("the server published what this client does not understand: %s", problem)

@@ -1,0 +1,205 @@
+"""The threads that keep the stream going: one generates, one decodes. The timeline says what; here is only who and
+when.
+
+Everything that the timeline knows is guarded by one condition, `changed`. It is held for bookkeeping only, never
+while an engine works, so the sockets always get their answers.
+
+An engine that raises is closed and made anew, sooner the first time and later each time after. The frames that it
+had decoded are still shown, the last of them stands until the new one gives a frame.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from everscene_bridge.clock import Clock
+from everscene_bridge.ledger import Outcome
+from everscene_bridge.protocol import NS
+from everscene_bridge.scene import Scene
+from everscene_bridge.stats import Meter
+from everscene_bridge.timeline import Timeline, TimelineSettings, Work
+from everscene_engine.errors import PromptRejected
+from everscene_engine.port import EnginePort, FrameBlock, GeneratedChunk
+
+log = logging.getLogger(__name__)
+
+FIRST_BACK_OFF_S = 0.5
+LONGEST_BACK_OFF_S = 30.0
+STEADY_CHUNKS = 16
+"""After so many chunks without a failure the next one is treated as the first."""
+
+
+class LiveStream:
+    """Runs an engine along a timeline."""
+
+    def __init__(
+        self,
+        engine: EnginePort,
+        rebuild: Callable[[], EnginePort],
+        scene: Scene,
+        clock: Clock,
+        tell: Callable[[list[Outcome]], None],
+        settings: TimelineSettings | None = None,
+    ) -> None:
+        """`rebuild` makes a new engine after a failure. `tell` takes the outcomes of inputs; any thread calls it."""
+        self.changed = threading.Condition()
+        self.clock = clock
+        self.meter = Meter()
+        self.timeline = Timeline(engine.info, scene, self._check, settings)
+        self._engine = engine
+        self._serial = 0  # counts engines: what an old one still hands in is not taken
+        self._rebuild = rebuild
+        self._tell = tell
+        self._stopping = threading.Event()
+        self._back_off_s = FIRST_BACK_OFF_S
+        self._good_chunks = 0
+        self._threads = [
+            threading.Thread(target=self._generate_on, name="everscene-engine", daemon=True),
+            threading.Thread(target=self._decode_on, name="everscene-decoder", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop the threads, after the forward and the decode that are under way, and close the engine."""
+        self._stopping.set()
+        with self.changed:
+            self.changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        self._engine.close()
+
+    def hand_out(self) -> None:
+        """Tell the outcomes that have come up. Called with `changed` held."""
+        outcomes, self.timeline.ledger.outcomes = self.timeline.ledger.outcomes, []
+        if outcomes:
+            self._tell(outcomes)
+
+    def _check(self, prompt: str) -> None:
+        self._engine.check(prompt)
+
+    # Generating
+
+    def _generate_on(self) -> None:
+        while not self._stopping.is_set():
+            if self.timeline.engine_down:
+                self._restart()
+                continue
+            work = self._await_work()
+            if work is not None:
+                self._generate(work)
+
+    def _await_work(self) -> Work | None:
+        """The next work; None when there is something else to do."""
+        with self.changed:
+            while not self._stopping.is_set() and not self.timeline.engine_down:
+                now_ns = self.clock.now_ns()
+                work = self.timeline.next_work(now_ns)
+                if work is not None:
+                    self.hand_out()
+                    return work
+                wake_ns = self.timeline.next_work_ns(now_ns)
+                self.changed.wait(None if wake_ns is None else max(0.0005, (wake_ns - now_ns) / NS))
+        return None
+
+    def _generate(self, work: Work) -> None:
+        engine, serial = self._engine, self._serial
+        try:
+            if work.rollback is not None:
+                engine.rollback(work.rollback)
+            if work.steer is not None:
+                engine.steer(*work.steer)
+            chunk = engine.generate(lambda: self._must_drop(serial))
+        except PromptRejected as why:
+            with self.changed:
+                if serial == self._serial:
+                    log.warning("the engine refused the prompt %r: %s", work.steer, why)
+                    self.timeline.refused(str(why))
+                    self.hand_out()
+            return
+        except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
+            self._fail(serial, failure)
+            return
+        with self.changed:
+            if serial != self._serial:
+                return
+            self.timeline.generated(chunk, self.clock.now_ns())
+            if chunk is not None:
+                self._note(chunk)
+            self.changed.notify_all()
+
+    def _must_drop(self, serial: int) -> bool:
+        with self.changed:
+            return self._stopping.is_set() or serial != self._serial or self.timeline.must_drop()
+
+    def _note(self, chunk: GeneratedChunk) -> None:
+        for stage in ("recache", "denoise", "clean"):
+            if stage in chunk.seconds and (stage != "recache" or chunk.seconds[stage] > 0):
+                self.meter.stages_ms[stage].add(chunk.seconds[stage] * 1e3)
+        self._good_chunks += 1
+        if self._good_chunks == STEADY_CHUNKS:
+            self._back_off_s = FIRST_BACK_OFF_S
+
+    # Decoding
+
+    def _decode_on(self) -> None:
+        while not self._stopping.is_set():
+            with self.changed:
+                chunk = self.timeline.next_decode(self.clock.now_ns())
+                if chunk is None:
+                    self.changed.wait()
+                    continue
+                engine, serial = self._engine, self._serial
+            start_ns = self.clock.now_ns()
+            try:
+                block = engine.decode(chunk)
+            except Exception as failure:  # noqa: BLE001 — as above
+                self._fail(serial, failure)
+                continue
+            self._take_block(block, serial, start_ns)
+
+    def _take_block(self, block: FrameBlock, serial: int, start_ns: int) -> None:
+        with self.changed:
+            if serial != self._serial:
+                return
+            now_ns = self.clock.now_ns()
+            self.meter.stages_ms["decode"].add((now_ns - start_ns) / 1e6)
+            self.timeline.decoded(block, now_ns)
+            self.changed.notify_all()
+
+    # Trouble
+
+    def _fail(self, serial: int, failure: Exception) -> None:
+        with self.changed:
+            if serial != self._serial or self._stopping.is_set():
+                return
+            self._serial += 1
+            self._good_chunks = 0
+            reason = f"{type(failure).__name__}: {failure}"
+            log.error("the engine failed: %s", reason, exc_info=failure)
+            self.timeline.failed(f"{reason}; trying again in {self._back_off_s:g} s")
+            self.hand_out()
+            self.changed.notify_all()
+
+    def _restart(self) -> None:
+        if self._stopping.wait(self._back_off_s):
+            return
+        self._back_off_s = min(self._back_off_s * 2, LONGEST_BACK_OFF_S)
+        try:
+            self._engine.close()
+            engine = self._rebuild()
+        except Exception as failure:
+            log.error("the engine could not be made anew: %s", failure, exc_info=failure)
+            with self.changed:
+                self.timeline.engine_down = f"{failure}; trying again in {self._back_off_s:g} s"
+                self.changed.notify_all()
+            return
+        with self.changed:
+            self._engine = engine
+            self.timeline.restarted()
+            self.changed.notify_all()
+        log.info("the engine is back")

@@ -1,0 +1,144 @@
+"""A test pattern in place of a model: exact pixels, set timings, no weights. `everscene serve --model pattern`.
+
+For those who write a client: every frame bears in its pixels what it must be. The first four pixels of the top row
+hold, three bytes each (red, green, blue; alpha is 255), twelve bytes little-endian:
+
+    u32 content index   counts the frames of the stream; after a rollback it goes on from there
+    u32 crc32           of the prompt in UTF-8
+    u32 chunk           the engine's own count of chunks
+
+The rest of the picture is one colour, made from the crc32, with a bright bar that moves by one column a frame.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everscene_bridge.protocol import Transition
+from everscene_engine.errors import PromptRejected
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
+
+BAR_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class PatternTimes:
+    """Seconds that the stages take."""
+
+    recache: float = 0.02
+    forward: float = 0.02
+    forwards: int = 5  # of a chunk, the clean pass among them
+    decode: float = 0.01
+
+
+class PatternEngine:
+    """An EnginePort whose frames are told apart by looking at four pixels."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        height: int = 144,
+        fps: float = 16.0,
+        latent_frames_per_chunk: int = 2,
+        frames_per_latent_frame: int = 4,
+        seed: int = 0,
+        times: PatternTimes | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        vocabulary: frozenset[str] | None = None,
+    ) -> None:
+        """`vocabulary`: lower-case words that a prompt may hold; None: any."""
+        self._info = EngineInfo(
+            model="pattern",
+            width=width,
+            height=height,
+            fps=fps,
+            latent_frames_per_chunk=latent_frames_per_chunk,
+            frames_per_latent_frame=frames_per_latent_frame,
+            steps=1,
+            seed=seed,
+            device="cpu",
+        )
+        self._times = times or PatternTimes()
+        self._sleep = sleep
+        self._vocabulary = vocabulary
+        self._prompt = ""
+        self._steered = False
+        self._next_latent = 0
+        self._next_chunk = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """Fixed for the life of the engine."""
+        return self._info
+
+    def check(self, prompt: str) -> None:
+        """Raise PromptRejected for a word that is not in the vocabulary."""
+        if self._vocabulary is None:
+            return
+        for word in prompt.lower().replace(",", " ").replace(".", " ").split():
+            if word not in self._vocabulary:
+                raise PromptRejected(f"no such word: {word!r}")
+
+    def steer(self, prompt: str, transition: Transition) -> None:
+        """Use this prompt from the next chunk on."""
+        self.check(prompt)
+        self._prompt = prompt
+        self._steered = transition in ("recache", "reset")
+
+    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        """One chunk, as fast as the set times say."""
+        times = self._times
+        recache = times.recache if self._steered else 0.0
+        if recache:
+            if interrupted():
+                return None
+            self._sleep(recache)
+        self._steered = False
+        for _ in range(times.forwards):
+            if interrupted():
+                return None
+            self._sleep(times.forward)
+        latent_frames = self._info.latent_frames_per_chunk
+        denoise = times.forward * (times.forwards - 1)
+        seconds = {"recache": recache, "denoise": denoise, "clean": times.forward}
+        chunk = GeneratedChunk(self._next_chunk, self._next_latent, latent_frames, self._prompt, seconds)
+        self._next_chunk += 1
+        self._next_latent += latent_frames
+        return chunk
+
+    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+        """The chunk's frames."""
+        self._sleep(self._times.decode)
+        per_latent = self._info.frames_per_latent_frame
+        first = chunk.first_latent_frame * per_latent
+        crc = zlib.crc32(chunk.prompt.encode())
+        pixels = np.stack([self._draw(first + i, crc, chunk.number) for i in range(self._info.frames_per_chunk)])
+        sources = tuple(chunk.first_latent_frame + i // per_latent for i in range(len(pixels)))
+        return FrameBlock(pixels, sources)  # pixels [T, H, W, 4]
+
+    def _draw(self, content_index: int, crc: int, chunk: int) -> NDArray[np.uint8]:
+        frame = np.empty((self._info.height, self._info.width, 4), np.uint8)  # [H, W, 4]
+        frame[:] = [crc & 0x7F, crc >> 8 & 0x7F, crc >> 16 & 0x7F, 255]
+        left = content_index % (self._info.width - BAR_WIDTH)
+        frame[:, left : left + BAR_WIDTH, :3] = 240
+        words = np.array([content_index, crc, chunk], "<u4").view(np.uint8).reshape(4, 3)
+        frame[0, :4, :3] = words
+        return frame
+
+    def rollback(self, latent_frame: int) -> None:
+        """Go on from this latent frame."""
+        self._next_latent = latent_frame
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def read_mark(frame: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """Content index, crc32 of the prompt and chunk of a frame [H, W, 4]."""
+    content_index, crc, chunk = np.ascontiguousarray(frame[0, :4, :3]).reshape(12).view("<u4")
+    return int(content_index), int(crc), int(chunk)

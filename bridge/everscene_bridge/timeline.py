@@ -1,0 +1,470 @@
+"""The stream's bookkeeping: what is generated, decoded and due, and which input is in which frame.
+
+No threads, no sockets, no clock of its own: every method is told what time it is (ns on the server's clock), so
+that tests run it on a simulated one. The threads of live.py call it under one lock and do what it says.
+
+A chunk passes through: in flight (being generated) → undecoded → decoding → ready (frames waiting for their due
+time) → published. Frame numbers are given at the last step, so they have no gaps, whatever was thrown away before.
+
+Interrupt. An input that says `now` does not wait: the chunk in flight is dropped at its next forward, frames that
+nobody has seen yet are discarded, the engine rolls back to the latent frame before them, and the next chunk is
+generated under the new words. So many ready frames are kept as are shown while that chunk is being made. What must
+not be thrown away is a chunk that carries an input nobody has seen yet: otherwise a hail of events would keep every
+one of them from the screen.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everscene_bridge import protocol
+from everscene_bridge.inputs import Input, strongest
+from everscene_bridge.ledger import Ledger
+from everscene_bridge.messages import Stamps
+from everscene_bridge.pacing import ContentClock, Recent
+from everscene_bridge.protocol import NS, State, Transition
+from everscene_bridge.scene import Momentary, Scene, SceneState
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
+
+PACE_CHUNKS = 5
+ESTIMATE_CHUNKS = 8
+HIDE_RATIO = 1.2
+"""Frames that are kept to be shown during a reaction may take this much longer than the reaction is expected to."""
+STALLED_NS = NS
+MOMENTS_REMEMBERED = 1024
+"""Momentary events whose beginning is known; a state holds at most one for each set of slots."""
+FAILURES_TO_BLAME = 2
+"""So many engine failures in a row on the same new inputs, and the inputs are rejected."""
+
+
+@dataclass(frozen=True)
+class TimelineSettings:
+    """How the stream is run."""
+
+    interrupt: bool = True  # False: every input waits for the chunk in flight
+    max_lead_ms: float | None = None  # bound on content generated ahead; None: as much as generation time asks for
+    max_waiting: int = protocol.MAX_WAITING
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the generating thread shall do: roll back, steer, generate, in this order."""
+
+    rollback: int | None  # latent frame
+    steer: tuple[str, Transition] | None
+
+
+@dataclass
+class ChunkRecord:
+    """A chunk on its way. All `…_ns` are points in time, 0 = not yet."""
+
+    inputs: tuple[Input, ...]  # those that it is the first to carry
+    order: int
+    prompt: str
+    flags: int  # of its first frame
+    state_before: SceneState
+    started_ns: int
+    received_ns: int  # arrival of the input `order`
+    recached_ns: int  # end of the recache for it
+    chunk: GeneratedChunk | None = None
+    number: int = -1  # chunk number, given with its first frame shown
+    denoised_ns: int = 0
+    decode_started_ns: int = 0
+    decoded_ns: int = 0
+
+    @property
+    def generation_ns(self) -> int:
+        """How long it took to generate."""
+        return self.denoised_ns - self.started_ns
+
+
+@dataclass(frozen=True)
+class ReadyFrame:
+    """A decoded frame that waits for its due time."""
+
+    record: ChunkRecord
+    index: int  # in its chunk
+    latent_frame: int
+    pixels: NDArray[np.uint8]  # [H, W, 4]
+
+
+@dataclass(frozen=True)
+class DueFrame:
+    """A frame to publish now."""
+
+    number: int
+    pts_ns: int
+    flags: int
+    late_ns: int  # against its due time
+    ready: ReadyFrame
+
+    def stamps(self, published_ns: int) -> Stamps:
+        """The points in time on its way."""
+        record = self.ready.record
+        return Stamps(
+            received=record.received_ns,
+            recached=record.recached_ns,
+            denoised=record.denoised_ns,
+            decoded=record.decoded_ns,
+            published=published_ns,
+        )
+
+
+@dataclass
+class StreamTotals:
+    """Since the start of the epoch."""
+
+    chunks: int = 0
+    dropped_chunks: int = 0
+    discarded_frames: int = 0
+    restarts: int = 0
+
+
+@dataclass
+class Estimates:
+    """How long the stages take, from the latest chunks."""
+
+    recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
+    generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # without recache
+    decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
+    pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # of the slower of the two stages
+
+    @property
+    def reaction_ns(self) -> int:
+        """From an input to the first frame under it: recache, one chunk, its decode."""
+        return self.recache.median + self.generate.median + self.decode.median
+
+    @property
+    def start_ahead_ns(self) -> int:
+        """How long before its first frame is due a chunk is started, with something to spare."""
+        return (self.recache.median + self.generate.longest + self.decode.longest) * 3 // 2
+
+
+class Timeline:
+    """See the module's docstring. Not thread-safe."""
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        scene: Scene,
+        check: Callable[[str], None],
+        settings: TimelineSettings | None = None,
+    ) -> None:
+        self.info = info
+        self.settings = settings or TimelineSettings()
+        self.ledger = Ledger(scene, check, self.settings.max_waiting)
+        self.clock = ContentClock(info.fps)
+        self.totals = StreamTotals()
+        self.estimates = Estimates()
+        self.latest = 0  # frame number
+        self.latest_chunk = -1  # chunk number
+        self.prompt = scene.compose(scene.initial)  # of the latest frame
+        self.published_ns = 0
+        self.engine_down = ""  # why the engine is not there; empty: it is
+        self._starts: dict[int, int] = {}  # order of a momentary event → frame number at which it begins to hold
+        self._steered: str | None = None  # what the engine was told last; None: it must be told
+        self._shown = ChunkRecord((), 0, self.prompt, 0, scene.initial, 0, 0, 0)  # of the latest frame shown
+        self._kept = self._shown  # the newest chunk that is not discarded
+        self._unusable = ""  # a prompt that the engine did not take
+        self._flags = 0  # for the first frame of the next chunk
+        self._in_flight: ChunkRecord | None = None
+        self._undecoded: deque[ChunkRecord] = deque()
+        self._decoding: ChunkRecord | None = None
+        self._ready: deque[ReadyFrame] = deque()
+        self._shown_latent = -1  # latent frame of the latest frame shown
+        self._old_frames = 0  # ready frames of an engine that failed: nothing can be rolled back to them
+        self._blamed: tuple[set[int], int] = (set(), 0)  # inputs on which the engine failed, how often in a row
+
+    # What there is
+
+    @property
+    def unshown(self) -> int:
+        """Frames generated and not taken for publishing yet (those of undecoded chunks at their usual number)."""
+        chunks = len(self._undecoded) + (self._decoding is not None)
+        return len(self._ready) + chunks * self.info.frames_per_chunk
+
+    @property
+    def lead_ns(self) -> int:
+        """Content that is decoded and not yet published."""
+        return len(self._ready) * self.clock.nominal_ns
+
+    def state(self, now_ns: int) -> State:
+        """As docs/protocol.md §6 has it, but for `closing` and `paused`."""
+        if self.engine_down:
+            return "restarting"
+        if self.latest == 0:
+            return "starting"
+        if now_ns - self.published_ns > STALLED_NS + self.clock.period_ns:
+            return "stalled"
+        return "slow" if self.clock.slow else "live"
+
+    # Generating
+
+    def next_work(self, now_ns: int) -> Work | None:
+        """What to generate now, which is then in flight; None: nothing yet, and `next_work_ns` may say when."""
+        assert self._in_flight is None
+        if self.engine_down:
+            return None
+        cut = self._cut()
+        if cut is None:
+            return None
+        kept, rollback = cut
+        if kept and self._show_ns(kept, now_ns) > self._start_ahead_ns():
+            return None
+        self._discard(kept, rollback)
+        return self._start_chunk(now_ns, rollback)
+
+    def next_work_ns(self, now_ns: int) -> int | None:
+        """When `next_work` may have something that it has not now, if nothing else happens; None: not by time alone."""
+        cut = None if self._in_flight or self.engine_down else self._cut()
+        if cut is None:
+            return None
+        return max(now_ns, now_ns + self._show_ns(cut[0], now_ns) - self._start_ahead_ns())
+
+    def _start_ahead_ns(self) -> int:
+        ahead = self.estimates.start_ahead_ns + 2 * self.clock.period_ns
+        if self.settings.max_lead_ms is not None:
+            ahead = min(ahead, round(self.settings.max_lead_ms * 1e6))
+        return ahead
+
+    def _show_ns(self, frames: int, now_ns: int) -> int:
+        """How long it takes to show so many more frames."""
+        wait = max(0, (self.clock.due_ns or now_ns) - now_ns)
+        return wait + frames * self.clock.period_ns
+
+    def _cut(self) -> tuple[int, int | None] | None:
+        """How many unshown frames to keep before the next chunk, and the latent frame to roll back to, if any.
+
+        None: this cannot be said before what is being decoded is decoded.
+        """
+        if not (self.settings.interrupt and self.ledger.urgent):
+            if self.ledger.resets and (self._undecoded or self._decoding is not None):
+                return None  # a reset takes the decoder back to its beginning
+            return self.unshown, None
+        if self._decoding is not None or any(record.inputs for record in self._undecoded):
+            return None
+        kept = self._frames_to_keep()
+        if kept < len(self._ready):
+            return kept, self._ready[kept].latent_frame
+        if self._undecoded:
+            chunk = self._undecoded[0].chunk
+            assert chunk is not None
+            return kept, chunk.first_latent_frame
+        return kept, None
+
+    def _frames_to_keep(self) -> int:
+        """Ready frames to be shown while the engine reacts.
+
+        They end at a latent-frame boundary, and past the first frame of every chunk that carries inputs.
+        """
+        first = self._old_frames
+        for position, ready in enumerate(self._ready):
+            if ready.record.inputs and ready.index == 0:
+                first = position + 1
+        enough = int(self.estimates.reaction_ns * HIDE_RATIO / self.clock.period_ns)
+        kept: int | None = None
+        before = self._shown_latent
+        for position, ready in enumerate(self._ready):
+            boundary = ready.latent_frame != before or 0 < position == self._old_frames
+            before = ready.latent_frame
+            if boundary and position >= first and (kept is None or position <= enough):
+                kept = position
+        if kept is None or len(self._ready) <= enough:
+            return len(self._ready)
+        return kept
+
+    def _discard(self, kept: int, rollback: int | None) -> None:
+        if rollback is None:
+            return
+        self.totals.discarded_frames += self.unshown - kept
+        self.totals.dropped_chunks += len(self._undecoded)
+        self._undecoded.clear()
+        while len(self._ready) > kept:
+            self._ready.pop()
+        self._steered = None
+
+    def _start_chunk(self, now_ns: int, rollback: int | None) -> Work:
+        state_before = self.ledger.state
+        inputs = self.ledger.use()
+        frame = self.latest + 1 + self.unshown
+        for one in inputs:
+            if one.action.for_s is not None:
+                self._starts[one.order] = frame
+        while len(self._starts) > MOMENTS_REMEMBERED:
+            del self._starts[next(iter(self._starts))]
+        prompt = self.ledger.scene.compose(self.ledger.state, lambda momentary: self._holds(momentary, frame))
+        if prompt == self._unusable and not inputs:
+            prompt = self._kept.prompt
+        transition = strongest(inputs)
+        steer: tuple[str, Transition] | None = None
+        if prompt != self._steered or transition in ("cut", "reset"):
+            steer = (prompt, transition)
+            if transition in ("cut", "reset") and self.latest + self.unshown > 0:
+                self._flags |= protocol.FLAG_CUT
+        newest = inputs[-1] if inputs else None
+        self._in_flight = ChunkRecord(
+            inputs=inputs,
+            order=newest.order if newest else self._kept.order,
+            prompt=prompt,
+            flags=self._flags,
+            state_before=state_before,
+            started_ns=now_ns,
+            received_ns=newest.received_ns if newest else self._kept.received_ns,
+            recached_ns=0 if newest else self._kept.recached_ns,
+        )
+        self._steered = prompt
+        return Work(rollback, steer)
+
+    def _holds(self, momentary: Momentary, frame: int) -> bool:
+        """Whether a momentary event still holds at a frame number."""
+        start = self._starts.get(momentary.order, frame)
+        return (frame - start) / self.info.fps < momentary.for_s
+
+    def must_drop(self) -> bool:
+        """Whether the chunk in flight is to be given up. The engine asks before each forward."""
+        in_flight = self._in_flight
+        wanted = self.settings.interrupt and self.ledger.urgent
+        return wanted and in_flight is not None and not in_flight.inputs
+
+    def generated(self, chunk: GeneratedChunk | None, now_ns: int) -> None:
+        """The chunk in flight is generated, or was given up (None)."""
+        record, self._in_flight = self._in_flight, None
+        assert record is not None
+        if chunk is None:
+            assert not record.inputs, "an engine gave up a chunk that it was not asked to"
+            self.totals.dropped_chunks += 1
+            return
+        recache_ns = round(chunk.seconds.get("recache", 0.0) * NS)
+        record.chunk = chunk
+        record.denoised_ns = now_ns
+        if record.inputs:
+            record.recached_ns = record.started_ns + recache_ns
+        if recache_ns:
+            self.estimates.recache.add(recache_ns)
+        self.estimates.generate.add(record.generation_ns - recache_ns)
+        self.totals.chunks += 1
+        self._flags = 0
+        self._kept = record
+        self._undecoded.append(record)
+
+    # Decoding
+
+    def next_decode(self, now_ns: int) -> GeneratedChunk | None:
+        """The next chunk to decode, which is then being decoded; None: there is none yet."""
+        assert self._decoding is None
+        if not self._undecoded:
+            return None
+        self._decoding = self._undecoded.popleft()
+        self._decoding.decode_started_ns = now_ns
+        return self._decoding.chunk
+
+    @property
+    def decoding(self) -> bool:
+        """Whether a chunk is being decoded."""
+        return self._decoding is not None
+
+    def decoded(self, block: FrameBlock, now_ns: int) -> None:
+        """The frames of the chunk that was being decoded."""
+        record, self._decoding = self._decoding, None
+        assert record is not None and record.chunk is not None
+        record.decoded_ns = now_ns
+        self._ready.extend(
+            ReadyFrame(record, index, latent_frame, pixels)
+            for index, (latent_frame, pixels) in enumerate(zip(block.latent_frame_of, block.pixels, strict=True))
+        )
+        decode_ns = now_ns - record.decode_started_ns
+        recache_ns = round(record.chunk.seconds.get("recache", 0.0) * NS)
+        self.estimates.decode.add(decode_ns)
+        self.estimates.pace.add(max(record.generation_ns - recache_ns, decode_ns))
+        self.clock.set_pace(self.estimates.pace.median, self.info.frames_per_chunk)
+
+    # Publishing
+
+    def next_due_ns(self) -> int | None:
+        """When the next frame is to be published (0: at once); None: there is none yet."""
+        if not self._ready:
+            return None
+        return 0 if self.clock.due_ns is None else self.clock.due_ns
+
+    def take_due(self, now_ns: int) -> DueFrame | None:
+        """The frame that is due, which is then the latest; None: none is."""
+        due_ns = self.next_due_ns()
+        if due_ns is None or now_ns < due_ns:
+            return None
+        ready = self._ready.popleft()
+        late_ns = self.clock.shown(now_ns, ready.record.decoded_ns)
+        self.latest += 1
+        if ready.record.number < 0:
+            self.latest_chunk += 1
+            ready.record.number = self.latest_chunk
+        self._shown = ready.record
+        self._shown_latent = ready.latent_frame
+        if self._old_frames:
+            self._old_frames -= 1
+            self._shown_latent = -1
+        flags = protocol.FLAG_OPAQUE | (ready.record.flags if ready.index == 0 else 0)
+        return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, late_ns, ready)
+
+    def published(self, due: DueFrame, now_ns: int) -> list[Input]:
+        """The frame is out; the inputs for which it was the first frame. Their outcomes are in the ledger."""
+        record = due.ready.record
+        self.published_ns = now_ns
+        self.prompt = record.prompt
+        over = {m.order for m in self.ledger.state.momentary if self._is_over(m, due.number)}
+        if over:
+            self.ledger.passed(over)
+        return self.ledger.applied(
+            record.order,
+            frame=due.number,
+            chunk=record.number,
+            prompt=record.prompt,
+            published_ns=now_ns,
+        )
+
+    def _is_over(self, momentary: Momentary, frame: int) -> bool:
+        return momentary.order in self._starts and not self._holds(momentary, frame)
+
+    # Trouble
+
+    def failed(self, reason: str) -> None:
+        """The engine failed: what it had not decoded is lost, and there is none until `restarted`.
+
+        Inputs in the lost chunks wait again; if the engine fails on the same ones twice in a row, they are rejected.
+        """
+        lost = [record for record in (self._decoding, *self._undecoded, self._in_flight) if record is not None]
+        inputs = [one for record in lost for one in record.inputs]
+        if lost:
+            self.ledger.put_back(inputs, lost[0].state_before)
+        self._in_flight = self._decoding = None
+        self._undecoded.clear()
+        self._kept = self._ready[-1].record if self._ready else self._shown
+        self._old_frames = len(self._ready)
+        self._steered = None
+        self._flags |= protocol.FLAG_DISCONTINUITY
+        self.engine_down = reason
+        orders = {one.order for one in inputs}
+        before, times = self._blamed
+        times = times + 1 if orders & before else 1
+        self._blamed = (orders, times)
+        if orders and times >= FAILURES_TO_BLAME:
+            self.ledger.reject(inputs, "engine", f"the engine failed on it {times} times: {reason}")
+
+    def restarted(self) -> None:
+        """A new engine stands in for the one that failed; it knows nothing of what was before."""
+        self.totals.restarts += 1
+        self.engine_down = ""
+
+    def refused(self, reason: str) -> None:
+        """The engine did not take the prompt that the chunk in flight was to have.
+
+        Its inputs are rejected. If it has none (a momentary event passed), the prompt before it stays in force.
+        """
+        record, self._in_flight = self._in_flight, None
+        assert record is not None
+        self._unusable = record.prompt
+        self.ledger.put_back(record.inputs, record.state_before)
+        self.ledger.reject(record.inputs, "prompt", reason)
+        self._steered = None
