@@ -1,5 +1,6 @@
 """The pocket autoencoder, its streaming decoder and the way to pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_decoder_stays_within_its_budget_of_work() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.encode(torch.zeros(1, 4, 3, 144, 256))
     assert counter.get_total_flops() <= 6.0e9
+
+
+def test_a_new_autoencoder_projects() -> None:
+    """Encoding what was decoded gives the same latents: born linear, the decoder the encoder's transpose."""
+    torch.manual_seed(0)
+    model = Autoencoder(replace(SMALL, latent_bound=1e6)).requires_grad_(False)
+    frames = some_frames(8)
+    latents = model.encode(frames)
+    decoded, _ = model.decode_raw(latents)
+    torch.testing.assert_close(model.encode(decoded), latents, **TOLERANCE)
+    assert 0.0 < decoded.square().sum() < frames.square().sum()
 
 
 def test_later_frames_do_not_change_earlier_latents(small: Autoencoder) -> None:
