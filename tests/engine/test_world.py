@@ -11,11 +11,14 @@ from everscene_engine.training.world.contact_sheet import sheet
 from everscene_engine.training.world.names import MOMENTS, SETTINGS, SUBJECTS, TIMES, WEATHERS, Attributes
 from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import FADE_FRAMES, Clip, Tracks, make_clip, sample_clips
-from everscene_engine.training.world.subject import walk_of
+from everscene_engine.training.world.subject import _foot, walk_of
 
-SMALL = {"height": 72, "width": 128}
-# Sums of a few hundred blended strokes in float32; one step of an 8-bit picture is 4e-3.
-CLOSE = {"rtol": 0.0, "atol": 2e-4}
+SMALL = (72, 128)
+
+
+def assert_same(one: Tensor, two: Tensor) -> None:
+    """Equal but for the rounding of a few hundred float32 strokes; one step of an 8-bit picture is 4e-3."""
+    torch.testing.assert_close(one, two, rtol=0.0, atol=2e-4)
 
 
 def clips(batch: int, chunks: int = 4, seed: int = 0) -> Clip:
@@ -33,38 +36,38 @@ def still(first: Attributes, seed: int = 11, time: float = 40.0, moment_age: flo
     times, tracks = some_frames(clip, [0])
     if first.moment and moment_age is not None:
         tracks.moments[..., MOMENTS.index(first.moment)] = moment_age
-    return render(clip.world, times, tracks, **SMALL)[0, 0]
+    return render(clip.world, times, tracks, *SMALL)[0, 0]
 
 
 def test_frame_is_the_same_alone_shuffled_or_in_its_clip() -> None:
     clip = clips(3, chunks=3)
-    whole = render(clip.world, clip.times, clip.tracks, **SMALL)
+    whole = render(clip.world, clip.times, clip.tracks, *SMALL)
     order = [17, 3, 9]
     times, tracks = some_frames(clip, order)
-    shuffled = render(clip.world, times, tracks, **SMALL)
-    torch.testing.assert_close(shuffled, whole[:, order], **CLOSE)
-    alone = render(clip.world.take(slice(1, 2)), times[1:2, :1], tracks.take(slice(1, 2)).frames(slice(0, 1)), **SMALL)
-    torch.testing.assert_close(alone[0, 0], whole[1, 17], **CLOSE)
+    shuffled = render(clip.world, times, tracks, *SMALL)
+    assert_same(shuffled, whole[:, order])
+    alone = render(clip.world.take(slice(1, 2)), times[1:2, :1], tracks.take(slice(1, 2)).frames(slice(0, 1)), *SMALL)
+    assert_same(alone[0, 0], whole[1, 17])
 
 
 def test_rendering_twice_gives_equal_bits() -> None:
     clip = clips(2, chunks=2, seed=3)
-    first, second = (render(clip.world, clip.times, clip.tracks, **SMALL) for _ in range(2))
+    first, second = (render(clip.world, clip.times, clip.tracks, *SMALL) for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_painting_in_groups_changes_nothing() -> None:
     clip = clips(2, chunks=2, seed=4)
-    whole = render(clip.world, clip.times, clip.tracks, **SMALL)
-    groups = render(clip.world, clip.times, clip.tracks, max_pixels=5 * 72 * 128, **SMALL)
-    torch.testing.assert_close(groups, whole, **CLOSE)
+    whole = render(clip.world, clip.times, clip.tracks, *SMALL)
+    groups = render(clip.world, clip.times, clip.tracks, *SMALL, max_pixels=5 * 72 * 128)
+    assert_same(groups, whole)
 
 
 def test_frames_are_finite_and_within_range_at_extreme_times() -> None:
     clip = clips(8, chunks=2, seed=5)
     times = torch.tensor([0.0, 1e6, 1.0, 3e7]).double().expand(8, 4)
     _, tracks = some_frames(clip, [0, 9, 3, 15])
-    video = render(clip.world, times, tracks, **SMALL)
+    video = render(clip.world, times, tracks, *SMALL)
     assert video.dtype == torch.float32 and video.shape == (8, 4, 3, 72, 128)
     assert torch.isfinite(video).all() and video.min() >= 0 and video.max() <= 1
 
@@ -75,7 +78,7 @@ def test_world_still_moves_smoothly_after_weeks() -> None:
     early = make_clip(5, [], 2, start=10.0, camera_speed=20.0)
     steps = []
     for one in (clip, early):
-        video = render(one.world, one.times, one.tracks, **SMALL)[0]
+        video = render(one.world, one.times, one.tracks, *SMALL)[0]
         steps.append((video[1:] - video[:-1]).abs().mean((1, 2, 3)))
     assert steps[0].min() > 0.3 * steps[1].min() and steps[0].max() < 3 * steps[1].max()
 
@@ -83,8 +86,8 @@ def test_world_still_moves_smoothly_after_weeks() -> None:
 def test_moments_that_are_nan_or_negative_are_off() -> None:
     clip = make_clip(6, [], 1)
     nan = replace(clip.tracks, moments=torch.full_like(clip.tracks.moments, float("nan")))
-    picture = render(clip.world, clip.times, clip.tracks, **SMALL)
-    assert torch.equal(render(clip.world, clip.times, nan, **SMALL), picture)
+    picture = render(clip.world, clip.times, clip.tracks, *SMALL)
+    assert torch.equal(render(clip.world, clip.times, nan, *SMALL), picture)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -130,8 +133,6 @@ def test_subject_stays_in_the_picture_and_never_walks_backwards() -> None:
 
 def test_foot_on_the_ground_moves_with_the_ground() -> None:
     """In the half of the cycle spent on the ground, a foot goes back by exactly half a stride."""
-    from everscene_engine.training.world.subject import _foot
-
     cycle = torch.linspace(0, 0.499, 50)
     x, y = _foot(cycle, 24.0, 3.0)
     torch.testing.assert_close(x[0] - x, cycle * 24.0)
@@ -143,11 +144,11 @@ def test_change_begins_on_the_chunks_first_frame_and_is_over_after_the_fade(chan
     clip = make_clip(8, [(2, change)], 4)
     after = make_clip(8, [], 4, first=Attributes(**change))
     before = make_clip(8, [], 4)
-    video, old, new = (render(c.world, c.times, c.tracks, **SMALL)[0] for c in (clip, before, after))
-    torch.testing.assert_close(video[:16], old[:16], **CLOSE)
+    video, old, new = (render(c.world, c.times, c.tracks, *SMALL)[0] for c in (clip, before, after))
+    assert_same(video[:16], old[:16])
     assert (video[16] - old[16]).abs().max() > 0.01
     assert (video[16 + FADE_FRAMES - 2] - new[16 + FADE_FRAMES - 2]).abs().max() > 0.01
-    torch.testing.assert_close(video[16 + FADE_FRAMES - 1 :], new[16 + FADE_FRAMES - 1 :], **CLOSE)
+    assert_same(video[16 + FADE_FRAMES - 1 :], new[16 + FADE_FRAMES - 1 :])
 
 
 def test_cut_changes_the_land_at_once_and_keeps_the_subject() -> None:
@@ -157,7 +158,7 @@ def test_cut_changes_the_land_at_once_and_keeps_the_subject() -> None:
     assert len(set(shot.seed.tolist())) == 2 and (shot.seed[16:] != shot.seed[0]).all()
     assert (shot.subject_kind == 1).all() and (shot.subject_colour == 1).all()
     assert 6 <= shot.camera_speed[-1].abs() <= 30
-    video = render(clip.world, clip.times, clip.tracks, **SMALL)[0]
+    video = render(clip.world, clip.times, clip.tracks, *SMALL)[0]
     steps = (video[1:] - video[:-1]).abs().mean((1, 2, 3))
     assert steps[15] > 3 * steps[:15].max()
 

@@ -119,7 +119,7 @@ def _splashes(pad: _Pad, count: int) -> None:
         for _ in range(count):
             dx, dy = pad.near(pad.random.uniform(0, pad.width), pad.random.uniform(0, pad.height))
             reach = np.hypot(dx, dy * 2.4)
-            ring = np.exp(-(((reach - 2.8) / 1.3) ** 2))
+            ring = np.exp(-(((reach - 2.6) / 1.6) ** 2))
             np.maximum(pad.image[channel], ring, out=pad.image[channel])
 
 
@@ -167,7 +167,7 @@ def _draw(name: str, pad: _Pad) -> None:
         case "mist":
             _mist(pad)
         case "splashes":
-            _splashes(pad, 9)
+            _splashes(pad, 6)
         case _:
             raise ValueError(f"no tile is named {name!r}; there are {', '.join(_SIZES)}")
 
@@ -191,7 +191,7 @@ def slide(name: str, canvas: Canvas, shift_x: Tensor, shift_y: Tensor | float = 
     tile = _tile(name, canvas.pixel, str(canvas.picture.device))
     width, height, _ = _SIZES[name]
     start_x = torch.remainder(-shift_x, width).float()
-    down = torch.as_tensor(shift_y, dtype=shift_x.dtype, device=shift_x.device).expand_as(shift_x)
+    down = shift_y if isinstance(shift_y, Tensor) else torch.full_like(shift_x, shift_y)
     start_y = torch.remainder(-down, height).float()
     count, rows, columns = canvas.picture.shape[0], canvas.y.shape[2], canvas.x.shape[3]
     span_x, span_y = tile.shape[3] * canvas.pixel, tile.shape[2] * canvas.pixel
