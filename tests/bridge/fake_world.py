@@ -1,16 +1,26 @@
 """A world for the viewer's tests: the calls of a Client without sockets, and pictures that numpy paints."""
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from everscene_bridge.errors import Disconnected, NotInTime, Rejected
-from everscene_bridge.messages import EventDescription, ParamDescription, SceneDescription, Stats, Welcome
+from everscene_bridge.client import Frame
+from everscene_bridge.errors import Disconnected, Rejected
+from everscene_bridge.messages import (
+    EventDescription,
+    Notice,
+    ParamDescription,
+    ReceiptMessage,
+    SceneDescription,
+    Stamps,
+    Stats,
+    Welcome,
+)
+from everscene_bridge.receipt import Receipt
+from everscene_bridge.viewer.relay import Relay
 
 WIDTH, HEIGHT, FPS = 256, 144, 16
 SKIES = {"day": (0.45, 0.65, 0.9), "night": (0.03, 0.05, 0.15), "dawn": (0.95, 0.6, 0.45), "dusk": (0.5, 0.3, 0.5)}
@@ -66,6 +76,7 @@ class FakeWorld:
 
     delay_s: float = 0.1  # from an event to the frame that shows it
     info: Welcome = field(default_factory=welcome)
+    client_id: int = 11
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -79,6 +90,17 @@ class FakeWorld:
         self.number = 0
         self.order = 0
         self.latencies: list[float] = []
+        self.shown: list[int] = []  # frame numbers that a page told it drew
+        self.on_notice: Callable[[Notice], None] = lambda notice: None
+
+    def relay(self) -> Relay:
+        """A relay that this world is behind."""
+
+        def connect(on_notice: Callable[[Notice], None]) -> "FakeWorld":
+            self.on_notice = on_notice
+            return self
+
+        return Relay(connect)
 
     @property
     def scene(self) -> SceneDescription:
@@ -87,10 +109,10 @@ class FakeWorld:
     def prompt_text(self) -> str:
         return f"a small boat in a {self.setting} at {self.time}, {self.weather}{self.moment}"
 
-    def event(self, name: str, when: str | None = None, **params: Any) -> "FakeReceipt":
+    def event(self, name: str, when: None = None, **params: Any) -> Receipt:
         self.asked.append(("event", name, params))
         if name not in {event.name for event in self.scene.events}:
-            return FakeReceipt(self, Rejected("unknown_event", f"the scene has no event {name!r}"))
+            return self.answer(Rejected("unknown_event", f"the scene has no event {name!r}"))
         if name in SKIES:
             self.time = name
         elif name == "calm":
@@ -101,28 +123,65 @@ class FakeWorld:
             self.setting = name
         else:
             self.moment = f", {name}"
-        return FakeReceipt(self)
+        return self.answer()
 
-    def prompt(self, text: str, transition: str | None = None) -> "FakeReceipt":
+    def prompt(self, text: str) -> Receipt:
         self.asked.append(("prompt", text))
         unknown = [word for word in text.split() if word.startswith("x")]
         if unknown:
-            return FakeReceipt(self, Rejected("prompt", f"no such word: {unknown[0]!r}; did you mean 'boat'?"))
+            return self.answer(Rejected("prompt", f"no such word: {unknown[0]!r}; did you mean 'boat'?"))
         self.time = next((time for time in SKIES if time in text), self.time)
-        return FakeReceipt(self)
+        return self.answer()
 
-    def frames(self) -> Iterator[SimpleNamespace]:
+    def answer(self, refusal: Rejected | None = None) -> Receipt:
+        """A receipt that is accepted now and applied after the delay, or refused."""
+        receipt = Receipt(len(self.asked), "it")
+        if refusal is not None:
+            receipt.fail(refusal)
+            return receipt
+        order = self.order + 1
+        receipt.take(ReceiptMessage(id=receipt.id, state="accepted", order=order))
+
+        def apply() -> None:
+            self.order = order
+            self.latencies.append(1000 * self.delay_s)
+            receipt.take(
+                ReceiptMessage(
+                    id=receipt.id,
+                    state="applied",
+                    order=order,
+                    frame=self.number + 1,
+                    chunk=1,
+                    latency_ms=1000 * self.delay_s,
+                    prompt=self.prompt_text(),
+                )
+            )
+
+        timer = threading.Timer(self.delay_s, apply)
+        timer.daemon = True
+        timer.start()
+        return receipt
+
+    def frames(self) -> Iterator[Frame]:
         while not self.closed.wait(1 / FPS):
             if not self.silent.is_set() and not self.gone.is_set():
                 self.number += 1
-                yield SimpleNamespace(
-                    number=self.number,
-                    order=self.order,
-                    prompt=self.prompt_text(),
+                yield Frame(
                     pixels=self.paint(self.number / FPS),
+                    number=self.number,
+                    pts=self.number / FPS,
+                    prompt=self.prompt_text(),
+                    stamps=Stamps(),
+                    order=self.order,
+                    chunk=self.number // 8,
+                    index=self.number % 8,
+                    flags=0,
                 )
 
-    def stats(self, timeout: float | None = None) -> Stats:
+    def seen(self, frame: Frame) -> None:
+        self.shown.append(frame.number)
+
+    def stats(self) -> Stats:
         if self.gone.is_set():
             raise Disconnected("no server answers at tcp://127.0.0.1:1")
         ordered = sorted(self.latencies) or [0.0]
@@ -179,27 +238,3 @@ class FakeWorld:
             picture = np.where(drops[..., None], 0.8, picture * 0.7 + 0.08)
         rgb = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
         return np.dstack([rgb, np.full((HEIGHT, WIDTH), 255, np.uint8)])
-
-
-class FakeReceipt:
-    """Applied after the world's delay, or refused at once."""
-
-    def __init__(self, world: FakeWorld, refusal: Rejected | None = None) -> None:
-        self.world = world
-        self.refusal = refusal
-        self.sent_at = time.monotonic()
-        world.order += refusal is None
-
-    def wait(self, state: str = "applied", timeout: float | None = None) -> SimpleNamespace:
-        if self.refusal is not None:
-            raise self.refusal
-        if state == "applied":
-            rest = self.sent_at + self.world.delay_s - time.monotonic()
-            if timeout is not None and rest > timeout:
-                raise NotInTime(f"no receipt within {timeout} s")
-            if self.world.closed.wait(max(0.0, rest)):
-                raise Disconnected("the client was closed")
-            self.world.latencies.append(1000 * (time.monotonic() - self.sent_at))
-        return SimpleNamespace(
-            frame=self.world.number + 1, chunk=1, latency_ms=1000 * (time.monotonic() - self.sent_at)
-        )

@@ -22,7 +22,7 @@ def world() -> FakeWorld:
 
 @pytest.fixture
 def viewer(world: FakeWorld) -> Iterator[ViewerHandle]:
-    handle = serving.serve(world, serving.listen("127.0.0.1", 0), None)
+    handle = serving.serve(world.relay(), serving.listen("127.0.0.1", 0), None)
     yield handle
     handle.stop()
 
@@ -134,7 +134,7 @@ def test_a_lost_sidecar_is_told_and_its_return_too(page: Chromium, world: FakeWo
 
 
 def test_the_page_finds_a_viewer_that_came_back(browser: Chromium, world: FakeWorld) -> None:
-    first = serving.serve(world, serving.listen("127.0.0.1", 0), None)
+    first = serving.serve(world.relay(), serving.listen("127.0.0.1", 0), None)
     port = int(first.url.rstrip("/").rpartition(":")[2])
     browser.open(first.url)
     browser.until(f"{FRAME} > 0")
@@ -142,7 +142,7 @@ def test_the_page_finds_a_viewer_that_came_back(browser: Chromium, world: FakeWo
     browser.until(f"{STATE} === 'disconnected'")
     again = FakeWorld()
     again.event("night")
-    second = serving.serve(again, serving.listen("127.0.0.1", port), None)
+    second = serving.serve(again.relay(), serving.listen("127.0.0.1", port), None)
     browser.until(f"{STATE} === 'live' && {CAPTION}.includes('night')")
     second.stop()
 

@@ -13,59 +13,59 @@ from starlette.websockets import WebSocket
 
 from everscene_bridge.viewer import metrics
 from everscene_bridge.viewer.guard import Guard
-from everscene_bridge.viewer.link import Link
 from everscene_bridge.viewer.live import Browser
+from everscene_bridge.viewer.relay import Relay
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "index.html", "/viewer.css": "viewer.css", "/viewer.js": "viewer.js"}
 STALE_S = 2.0  # frames flow as long as the newest is not older
 
 
-def make_app(link: Link, *, loopback: bool, token: str | None) -> Guard:
-    """The ASGI app. `link` is opened when the server starts and closed when it stops; for the rest see `Guard`."""
+def make_app(relay: Relay, *, loopback: bool, token: str | None) -> Guard:
+    """The ASGI app. `relay` is opened when the server starts and closed when it stops; for the rest see `Guard`."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await link.open()
+        await relay.open()
         try:
             yield
         finally:
-            await link.close()
+            await relay.close()
 
     async def page(request: Request) -> Response:
         return FileResponse(PAGE / FILES[request.url.path])
 
     async def live(websocket: WebSocket) -> None:
-        await Browser(websocket, link).serve()
+        await Browser(websocket, relay).serve()
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        age = link.watch.age_s()
+        age = relay.watch.age_s()
         ready = age < STALE_S
-        latest = link.watch.latest
+        latest = relay.watch.latest
         body = {
             "ready": ready,
-            "state": link.status["state"],
-            "reason": "" if ready else link.status["reason"] or "no frame yet",
-            "frame": 0 if latest is None else latest.frame,
+            "state": relay.status["state"],
+            "reason": "" if ready else relay.status["reason"] or "no frame yet",
+            "frame": 0 if latest is None else latest.frame.number,
             "age_s": None if latest is None else round(age, 3),
         }
         return JSONResponse(body, 200 if ready else 503)
 
     async def measure(_: Request) -> Response:
-        text = metrics.render(await link.ask_stats(), len(link.browsers))
+        text = metrics.render(await relay.ask_stats(), len(relay.browsers))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def snapshot(request: Request) -> Response:
-        picture = link.watch.latest
+        picture = relay.watch.latest
         if picture is None:
             return PlainTextResponse("no frame yet\n", 503)
         exact = request.url.path.endswith(".png")
         content = await asyncio.to_thread(picture.png if exact else picture.jpeg)
         media_type = "image/png" if exact else "image/jpeg"
-        return Response(content, media_type=media_type, headers={"x-everscene-frame": str(picture.frame)})
+        return Response(content, media_type=media_type, headers={"x-everscene-frame": str(picture.frame.number)})
 
     app = Starlette(
         routes=[

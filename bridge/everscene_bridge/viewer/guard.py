@@ -20,7 +20,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
+from everscene_bridge.settings import is_loopback
+
 OPEN_PATHS = frozenset({"/healthz"})
 SAFE_HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; "
@@ -30,11 +31,6 @@ SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is one that only this machine can reach."""
-    return host in LOOPBACK_NAMES or host.startswith("127.")
 
 
 class Guard:
@@ -104,7 +100,7 @@ class Guard:
 def names_loopback(host: str) -> bool:
     """Whether a Host header (name, maybe with a port) names this machine by a loopback name."""
     try:
-        return urlsplit(f"//{host}").hostname in LOOPBACK_NAMES
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:  # brackets that hold no address
         return False
 

@@ -5,7 +5,8 @@ browser or a slow line gets is the newest picture at its own pace, and nothing w
 tab confirms nothing and is sent nothing.
 
 JSON to the page: `world` (first), `status`, `receipt`, `input`. JSON from it: `event {id, name, params}`,
-`prompt {id, text}`, `shown {serial}`. Pictures: u32 little-endian length of a JSON header, the header, the JPEG file.
+`prompt {id, text}`, `shown {serial, drawn}`. Pictures: u32 little-endian length of a JSON header, the header, the
+JPEG file.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from everscene_bridge.viewer.link import Link
+from everscene_bridge.viewer.relay import Relay
 from everscene_bridge.viewer.watch import Picture
 
 AHEAD = 2  # pictures sent and not yet confirmed
@@ -28,20 +29,20 @@ OLD_NEWS = 256  # messages that may wait for a page that does not read; the olde
 class Browser:
     """Serves one WebSocket until it closes."""
 
-    def __init__(self, websocket: WebSocket, link: Link) -> None:
+    def __init__(self, websocket: WebSocket, relay: Relay) -> None:
         self.websocket = websocket
-        self.link = link
+        self.relay = relay
         self.news: deque[dict[str, Any]] = deque(maxlen=OLD_NEWS)
         self.awake = asyncio.Event()
         self.sent = 0  # serial of the last picture sent
-        self.on_the_way: set[int] = set()  # serials
+        self.on_the_way: dict[int, Picture] = {}  # by serial
         self.open_receipts = 0
 
     async def serve(self) -> None:
         await self.websocket.accept()
-        self.link.browsers.add(self)
-        self.tell(self.link.world_message())
-        self.tell(self.link.status)
+        self.relay.browsers.add(self)
+        self.tell(self.relay.world_message())
+        self.tell(self.relay.status)
         try:
             async with asyncio.TaskGroup() as self.tasks:
                 self.tasks.create_task(self.send_news())
@@ -49,7 +50,7 @@ class Browser:
         except* WebSocketDisconnect:
             pass  # how every visit ends
         finally:
-            self.link.browsers.discard(self)
+            self.relay.browsers.discard(self)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Puts JSON in the way of the next send. On the event loop."""
@@ -63,10 +64,10 @@ class Browser:
             self.awake.clear()
             while self.news:
                 await self.websocket.send_text(json.dumps(self.news.popleft()))
-            picture = self.link.watch.latest
+            picture = self.relay.watch.latest
             if picture is not None and picture.serial > self.sent and len(self.on_the_way) < AHEAD:
                 self.sent = picture.serial
-                self.on_the_way.add(picture.serial)
+                self.on_the_way[picture.serial] = picture
                 jpeg = await asyncio.to_thread(picture.jpeg)
                 await self.websocket.send_bytes(picture_message(picture, jpeg))
                 self.awake.set()  # a newer one may have come while this one was made
@@ -83,7 +84,9 @@ class Browser:
     def obey(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "shown":
-                self.on_the_way.discard(message["serial"])
+                picture = self.on_the_way.pop(message["serial"], None)
+                if picture is not None and message["drawn"]:
+                    self.relay.seen(picture)
                 self.awake.set()
             case "event" | "prompt":
                 self.steer(message)
@@ -98,9 +101,9 @@ class Browser:
             self.tell({"type": "receipt", "id": number, "state": "rejected", "reason": reason})
             return
         if message["type"] == "event":
-            receipts = self.link.event(str(message["name"]), dict(message.get("params") or {}))
+            receipts = self.relay.event(str(message["name"]), dict(message.get("params") or {}))
         else:
-            receipts = self.link.prompt(str(message["text"]))
+            receipts = self.relay.prompt(str(message["text"]))
 
         self.open_receipts += 1
         self.tasks.create_task(self.follow(number, receipts))
@@ -114,9 +117,9 @@ class Browser:
 def picture_message(picture: Picture, jpeg: bytes) -> bytes:
     header = {
         "serial": picture.serial,
-        "frame": picture.frame,
-        "order": picture.order,
-        "prompt": picture.prompt,
+        "frame": picture.frame.number,
+        "order": picture.frame.order,
+        "prompt": picture.frame.prompt,
     }
     described = json.dumps(header).encode()
     return struct.pack("<I", len(described)) + described + jpeg

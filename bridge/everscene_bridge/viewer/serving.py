@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import uvicorn
 
-from everscene_bridge.errors import PortTaken, SettingsError
+from everscene_bridge.client import Client
+from everscene_bridge.errors import ClientError, PortTaken, SettingsError
+from everscene_bridge.settings import is_loopback
 from everscene_bridge.viewer.app import make_app
-from everscene_bridge.viewer.guard import is_loopback
-from everscene_bridge.viewer.link import Link, World
+from everscene_bridge.viewer.relay import Relay
 
 START_TIMEOUT_S = 10.0
 MOST_MESSAGE_BYTES = 65_536  # of a page; a prompt of 2,000 characters is far below
@@ -41,15 +42,18 @@ def start(control_endpoint: str, host: str, port: int, token: str | None = None)
     if not is_loopback(host) and not token:
         raise SettingsError(f"the viewer would be open to anyone on {host}: give a token, or serve on 127.0.0.1")
     listener = listen(host, port)
-    from everscene_bridge.client import Client
+    try:
+        relay = Relay(lambda news: Client(control_endpoint, token=token, name="viewer", on_notice=news))
+    except ClientError:
+        listener.close()
+        raise
+    return serve(relay, listener, token)
 
-    return serve(Client(control_endpoint, token=token, name="viewer"), listener, token)
 
-
-def serve(world: World, listener: socket.socket, token: str | None) -> ViewerHandle:
-    """Serves a client's world on a listening socket; both belong to the viewer from here on."""
+def serve(relay: Relay, listener: socket.socket, token: str | None) -> ViewerHandle:
+    """Serves a relay on a listening socket; both belong to the viewer from here on."""
     host, port = listener.getsockname()[:2]
-    app = make_app(Link(world), loopback=is_loopback(host), token=token)
+    app = make_app(relay, loopback=is_loopback(host), token=token)
     config = uvicorn.Config(
         app,
         log_level="warning",

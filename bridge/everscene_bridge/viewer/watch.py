@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+
+from everscene_bridge.client import Frame
 
 JPEG_QUALITY = 92
 
@@ -23,10 +24,7 @@ class Picture:
     """One frame as the viewer holds it."""
 
     serial: int  # counts the pictures of this process; frame numbers start anew with an epoch
-    frame: int
-    order: int  # of the latest event or prompt under which it was generated
-    prompt: str
-    pixels: npt.NDArray[np.uint8]  # [H, W, 4] RGBA, top row first
+    frame: Frame
     taken_at: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _made: list[bytes] = field(default_factory=list, repr=False)
@@ -44,7 +42,7 @@ class Picture:
 
     def encoded(self, format: str, **options: int) -> bytes:
         file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(self.pixels[..., :3])).save(file, format, **options)
+        Image.fromarray(np.ascontiguousarray(self.frame.pixels[..., :3])).save(file, format, **options)
         return file.getvalue()
 
 
@@ -60,10 +58,10 @@ class Watch:
         """From now on `wake` is called on `loop` for every new picture."""
         self.loop, self.wake = loop, wake
 
-    def show(self, frame: int, order: int, prompt: str, pixels: npt.NDArray[np.uint8]) -> None:
-        """Puts a new picture in the place of the last. `pixels` [H, W, 4] may not change later."""
+    def show(self, frame: Frame) -> None:
+        """Puts a new picture in the place of the last."""
         serial = 1 if self.latest is None else self.latest.serial + 1
-        self.latest = Picture(serial, frame, order, prompt, pixels)
+        self.latest = Picture(serial, frame)
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.wake)
 

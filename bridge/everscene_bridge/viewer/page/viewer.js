@@ -72,13 +72,13 @@ async function receivePicture(buffer) {
   const bitmap = await createImageBitmap(file);
   if (header.serial < newestDecoded) {
     bitmap.close();
-    send({ type: "shown", serial: header.serial });
+    send({ type: "shown", serial: header.serial, drawn: false });
     return;
   }
   newestDecoded = header.serial;
   const scheduled = waiting !== null;
   if (scheduled) {
-    send({ type: "shown", serial: waiting.header.serial });
+    send({ type: "shown", serial: waiting.header.serial, drawn: false });
     waiting.bitmap.close();
   }
   waiting = { header, bitmap };
@@ -96,7 +96,7 @@ function draw(now) {
     glowAt = now;
   }
   bitmap.close();
-  send({ type: "shown", serial: header.serial });
+  send({ type: "shown", serial: header.serial, drawn: true });
   canvas.dataset.frame = header.frame;
   showPrompt(header.prompt);
   receipts.reached(header.order, header.frame);
