@@ -1,0 +1,411 @@
+@tool
+@icon("res://addons/everscene/icons/stream.svg")
+class_name EversceneStream
+extends Node
+## A live, generated world: connects to the Everscene sidecar, sends it events and prompts, and
+## fills every [EversceneTexture] of its name with the frames that come back.
+##
+## Add the node, give a [TextureRect] an EversceneTexture, run [code]everscene serve[/code], play.
+## Sockets, the frame ring and decoding are on a thread of their own; the main thread only
+## updates textures and emits signals.
+## [codeblock]
+## var receipt := $EversceneStream.send_event("storm", {"intensity": 0.8})
+## await receipt.wait()
+## [/codeblock]
+
+## The sidecar answered: [member model], [member scene] and the rest are known.
+signal connected
+## The connection broke, or ended. The stream tries again by itself.
+signal disconnected(reason: String)
+## A new frame is in the texture.
+signal frame_received(texture: EversceneTexture, frame: EversceneFrame)
+## One of our events or prompts shows from [member EversceneReceipt.frame] on.
+signal event_applied(receipt: EversceneReceipt)
+## Something went wrong. [param reason] is a sentence for a person.
+signal error(code: String, reason: String)
+## The prompt under which frames are generated is another now.
+signal prompt_changed(prompt: String)
+## The sidecar's state is another now: starting, live, slow, stalled, restarting, paused, closing.
+signal state_changed(state: String, reason: String)
+## The events that the sidecar takes are others now.
+signal scene_changed(scene: Dictionary)
+## Somebody's event or prompt was accepted: ours, or another client's.
+signal input_seen(input: Dictionary)
+## Answer to [method request_stats]: the message `stats` of docs/protocol.md.
+signal stats_received(stats: Dictionary)
+
+enum Playback {
+	NEWEST,  ## Each frame as soon as it is there. Least delay.
+	IN_ORDER,  ## Every frame, each at its own time. Smoother, and [member delay_frames] later.
+}
+enum FramesFrom {
+	AUTO,  ## Shared memory; where that cannot be opened, the network.
+	RING,  ## Shared memory only.
+	RAW,  ## The network, uncompressed.
+	JPEG,  ## The network, as JPEG.
+}
+
+const VERSION := "0.1.0"
+const GROUP := &"everscene_streams"
+const Client := preload("core/client.gd")
+const FrameSource := preload("core/frame_source.gd")
+const Msgpack := preload("core/msgpack.gd")
+const Sidecar := preload("core/sidecar.gd")
+
+const _POLL_USEC := 1000
+const _POLL_OFFLINE_USEC := 5000
+const _SHOWN_KEPT := 64
+
+## Names of the events of the scene that was last seen, for the editor's suggestions.
+static var known_events := PackedStringArray()
+
+## Where the sidecar listens: tcp://HOST:PORT, as `everscene serve` prints it.
+@export var endpoint := "tcp://127.0.0.1:7464"
+## The sidecar's token, if it wants one. Do not save a real one in a scene: set it from code.
+@export var token := ""
+## Our name, as others see it.
+@export var client_name := ""
+## Every [EversceneTexture] with this name shows this stream.
+@export var stream_name: StringName = &"main"
+## Connect as soon as the game runs.
+@export var auto_connect := true
+@export_group("Playback")
+## How frames are chosen when the game and the stream run at different rates.
+@export var playback := Playback.NEWEST
+## With IN_ORDER: by how many frames the picture is delayed, to even out their coming.
+@export_range(0, 6) var delay_frames := 2
+## How the frames travel.
+@export var frames_from := FramesFrom.AUTO
+## Read sockets and frames on a thread of their own. Off: on the main thread, in _process.
+@export var use_thread := true
+@export_group("Sidecar")
+## Start the sidecar when nobody answers at [member endpoint], and stop it with the game.
+@export var launch_sidecar := false
+## The program to start.
+@export_global_file var sidecar_command := "everscene"
+## Its arguments; --control-port is added when the endpoint names another port than 7464.
+@export var sidecar_arguments := PackedStringArray(["serve", "--model", "pocket"])
+
+## The first texture with our name; made when there is none.
+var texture: EversceneTexture:
+	get:
+		var textures := EversceneTexture.of(stream_name)
+		if not textures.is_empty():
+			return textures[0]
+		_own_texture = EversceneTexture.new()
+		_own_texture.stream = stream_name
+		return _own_texture
+## True between [signal connected] and [signal disconnected].
+var is_live := false
+## What the sidecar said at the start: the message `welcome` of docs/protocol.md.
+var info := {}
+## Name of the model that runs.
+var model := ""
+## The events that the sidecar takes: {name, events: [{name, label, group, when, for_s, params}]}.
+var scene := {"name": "", "events": []}
+## The prompt under which the latest frames are generated.
+var prompt := ""
+## The sidecar's state, as in [signal state_changed].
+var state := ""
+## The latest frame in the texture, or null.
+var frame: EversceneFrame
+## Latency of the latest of our events that was applied, in milliseconds; −1 = none yet.
+var latency_ms := -1.0
+## Time that the latest _process took on the main thread, in microseconds.
+var cost_usec := 0
+
+var _client: Client
+var _thread: Thread
+var _stop := false
+var _sidecar: Sidecar
+var _own_texture: EversceneTexture
+var _next_id := 1
+var _receipts := {}
+var _shown := {}
+var _unseen: Array[int] = []
+
+
+func _ready() -> void:
+	if auto_connect and not Engine.is_editor_hint():
+		connect_to_server()
+
+
+func _enter_tree() -> void:
+	add_to_group(GROUP)
+
+
+func _exit_tree() -> void:
+	disconnect_from_server()
+	if _sidecar != null:
+		_sidecar.stop()
+
+
+func _process(_delta: float) -> void:
+	if _client == null:
+		return
+	var began := Time.get_ticks_usec()
+	if _thread == null:
+		_client.poll()
+	for news in _client.take_news():
+		_obey(news)
+		if _client == null:
+			return
+	var next := _client.take_frame()
+	if next != null:
+		_show(next)
+	cost_usec = Time.get_ticks_usec() - began
+
+
+func _get_configuration_warnings() -> PackedStringArray:
+	var warnings := PackedStringArray()
+	if not endpoint.begins_with("tcp://"):
+		warnings.append("The endpoint must look like tcp://127.0.0.1:7464.")
+	if stream_name.is_empty():
+		warnings.append("Without a stream name no EversceneTexture can find this stream.")
+	elif is_inside_tree():
+		for other: Node in get_tree().get_nodes_in_group(GROUP):
+			if other != self and other.owner == owner and other.stream_name == stream_name:
+				warnings.append("Another EversceneStream is also named %s." % stream_name)
+	return warnings
+
+
+## The stream named [param wanted] in the tree of [param node], or the first one for an empty name.
+static func find(node: Node, wanted: StringName = &"") -> EversceneStream:
+	for candidate: Node in node.get_tree().get_nodes_in_group(GROUP):
+		if wanted.is_empty() or candidate.stream_name == wanted:
+			return candidate
+	return null
+
+
+## Connects, or connects anew with the present [member endpoint] and [member token].
+func connect_to_server() -> void:
+	disconnect_from_server()
+	var source := FrameSource.new(frames_from as int, playback as int, delay_frames)
+	var shown_name := client_name
+	if shown_name.is_empty():
+		shown_name = ProjectSettings.get_setting("application/config/name", "godot")
+	_client = Client.new(endpoint, token, shown_name, VERSION, source)
+	_stop = false
+	if use_thread:
+		_thread = Thread.new()
+		_thread.start(_run.bind(_client))
+
+
+## Ends the connection. Receipts that are open end as rejected.
+func disconnect_from_server() -> void:
+	if _client == null:
+		return
+	_stop = true
+	if _thread != null:
+		_thread.wait_to_finish()
+		_thread = null
+	else:
+		_client.close()
+	var last := _client
+	for news in last.take_news():
+		_obey(news)
+	_client = null
+	if is_live:
+		_go_offline("closed")
+
+
+## Sends the event [param event_name] of [member scene]. [param params] are bools, ints, floats or
+## texts; [param when] is "now", "chunk" or "" (as the scene says).
+func send_event(event_name: StringName, params: Dictionary = {}, when := "") -> EversceneReceipt:
+	var message := {"type": "event", "name": str(event_name)}
+	if not params.is_empty():
+		message["params"] = params.duplicate()
+	var receipt := _send_input(message, when)
+	receipt.event = event_name
+	return receipt
+
+
+## Sends a whole prompt in place of the scene's. [param transition] is "recache", "text", "cut",
+## "reset" or "" (recache).
+func send_prompt(text: String, transition := "", when := "") -> EversceneReceipt:
+	var message := {"type": "prompt", "text": text}
+	if not transition.is_empty():
+		message["transition"] = transition
+	return _send_input(message, when)
+
+
+## Asks for numbers; they come with [signal stats_received].
+func request_stats() -> void:
+	if _client != null:
+		_client.send({"type": "stats_request"})
+
+
+## Where the frames come from now, for a person.
+func frames_source() -> String:
+	if _client == null or not is_live:
+		return "–"
+	return ["–", "shared memory", "network, raw", "network, JPEG"][_client.frames.source]
+
+
+## Counts since the connection was made: received, shown or not: torn, missed, skipped.
+func frame_counts() -> Dictionary:
+	if _client == null:
+		return {"received": 0, "torn": 0, "missed": 0, "skipped": 0}
+	var source := _client.frames
+	return {
+		"received": source.received,
+		"torn": source.torn,
+		"missed": source.missed,
+		"skipped": source.skipped,
+	}
+
+
+func _run(client: Client) -> void:
+	while not _stop:
+		client.poll()
+		var is_on := client.phase == Client.Phase.LIVE or client.phase == Client.Phase.GREETED
+		OS.delay_usec(_POLL_USEC if is_on else _POLL_OFFLINE_USEC)
+	client.close()
+
+
+func _send_input(message: Dictionary, when: String) -> EversceneReceipt:
+	var receipt := EversceneReceipt.new()
+	receipt.id = _next_id
+	_next_id += 1
+	message["id"] = receipt.id
+	message["client_ns"] = _unix_ns()
+	if not when.is_empty():
+		message["when"] = when
+	_receipts[receipt.id] = receipt
+	var problem := _why_not(message)
+	if problem.is_empty():
+		_client.send(message)
+	else:
+		# Not before the caller had a chance to wait for it.
+		_settle.call_deferred(
+			{"id": receipt.id, "state": "rejected", "code": problem[0], "reason": problem[1]}
+		)
+	return receipt
+
+
+## [code, reason] when [param message] cannot go out at all, else [].
+func _why_not(message: Dictionary) -> Array:
+	if _client == null:
+		return ["not_connected", "not connected: call connect_to_server() first"]
+	if not Msgpack.can_encode(message):
+		return ["wrong_type", "params must be bools, ints, floats or texts"]
+	if Msgpack.encode(message).size() > Client.Messages.MAX_MESSAGE_BYTES:
+		return ["too_long", "a message may have %d bytes" % Client.Messages.MAX_MESSAGE_BYTES]
+	return []
+
+
+func _obey(news: Dictionary) -> void:
+	match news["kind"]:
+		"connected":
+			_go_online(news)
+		"disconnected":
+			_go_offline(news["reason"])
+		"receipt":
+			_settle(news)
+		"error":
+			if news["code"] == "not_connected":
+				_launch()
+			error.emit(news["code"], news["reason"])
+		"prompt":
+			prompt = news["text"]
+			prompt_changed.emit(prompt)
+		"state":
+			state = news["state"]
+			state_changed.emit(state, news.get("reason", ""))
+		"scene":
+			_set_scene(news["scene"])
+		"input":
+			input_seen.emit(news)
+		"stats":
+			stats_received.emit(news)
+
+
+func _go_online(welcome: Dictionary) -> void:
+	is_live = true
+	info = welcome
+	model = welcome["model"]
+	prompt = welcome["prompt"]
+	state = welcome["state"]
+	_shown.clear()
+	_unseen.clear()
+	_set_scene(welcome["scene"])
+	connected.emit()
+	prompt_changed.emit(prompt)
+	state_changed.emit(state, "")
+
+
+func _go_offline(reason: String) -> void:
+	is_live = false
+	state = ""
+	disconnected.emit(reason)
+
+
+func _set_scene(new_scene: Dictionary) -> void:
+	scene = new_scene
+	known_events = PackedStringArray()
+	for event: Dictionary in scene["events"]:
+		known_events.append(event["name"])
+	scene_changed.emit(scene)
+
+
+func _settle(message: Dictionary) -> void:
+	var receipt: EversceneReceipt = _receipts.get(message["id"])
+	if receipt == null:
+		return
+	receipt.take(message)
+	if receipt.is_settled():
+		_receipts.erase(receipt.id)
+	if receipt.state == EversceneReceipt.State.APPLIED:
+		latency_ms = receipt.latency_ms
+		_unseen.append(receipt.frame)
+		_report_seen()
+		event_applied.emit(receipt)
+	receipt.announce()
+
+
+func _show(next: EversceneFrame) -> void:
+	frame = next
+	var textures := EversceneTexture.of(stream_name)
+	if textures.is_empty():
+		textures.append(texture)
+	for shown in textures:
+		shown.show_image(next.image)
+	_shown[next.number] = _unix_ns()
+	if _shown.size() > _SHOWN_KEPT:
+		_shown.erase(_shown.keys()[0])
+	if not _unseen.is_empty():
+		_report_seen()
+	if next.prompt != prompt:
+		prompt = next.prompt
+		prompt_changed.emit(prompt)
+	frame_received.emit(textures[0], next)
+
+
+## Tells the sidecar when the first frame of each applied event was in the texture.
+func _report_seen() -> void:
+	if frame == null or _client == null:
+		return
+	for number: int in _unseen.duplicate():
+		if number > frame.number:
+			continue
+		_unseen.erase(number)
+		for shown_number: int in _shown:
+			if shown_number >= number:
+				_client.send({"type": "seen", "frame": number, "seen_ns": _shown[shown_number]})
+				break
+
+
+func _launch() -> void:
+	if not launch_sidecar or (_sidecar != null and _sidecar.is_running()):
+		return
+	var arguments := sidecar_arguments.duplicate()
+	var port := endpoint.get_slice(":", 2)
+	if not port.is_empty() and port != str(Client.DEFAULT_PORT):
+		arguments.append_array(["--control-port", port])
+	_sidecar = Sidecar.new()
+	if not _sidecar.start(sidecar_command, arguments):
+		error.emit("sidecar", _sidecar.failure)
+
+
+func _unix_ns() -> int:
+	return int(Time.get_unix_time_from_system() * 1e9)

@@ -1,0 +1,1 @@
+"""The Godot addon, driven in the real engine."""
