@@ -10,6 +10,7 @@ from torch import nn
 
 from everscene_engine.training.loop import (
     AveragedWeights,
+    MadeAhead,
     RunLog,
     TimeBudget,
     check_writable,
@@ -160,3 +161,21 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
         assert torch.equal(mine, other)
     for name, tensor in first_average.tensors.items():
         assert torch.equal(tensor, second_average.tensors[name])
+
+
+def test_made_ahead_gives_what_is_made_in_order() -> None:
+    made = iter(range(5))
+    ahead = MadeAhead(lambda: (torch.tensor(next(made)),), torch.device("cpu"))
+    assert [ahead.take()[0].item() for _ in range(3)] == [0, 1, 2]
+    ahead.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_made_ahead_on_a_stream_of_its_own_gives_finished_tensors() -> None:
+    device = torch.device("cuda")
+    made = iter(range(100))
+    ahead = MadeAhead(lambda: (torch.full((1 << 20,), next(made), device=device).cumsum(0),), device)
+    for number in range(20):
+        (tensor,) = ahead.take()
+        assert tensor[-1].item() == number * (1 << 20)
+    ahead.close()

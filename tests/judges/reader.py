@@ -1,0 +1,102 @@
+"""Read frames with the trained judges: names instead of logits.
+
+judges = load()
+for reading in judges.read(windows):      # [B, 4, 3, H, W] in 0..1
+    print(reading.setting, reading.weather, reading.subject)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from everscene_engine.training.world.names import (
+    MOMENTS,
+    SETTINGS,
+    SUBJECT_COLOURS,
+    SUBJECTS,
+    TIMES,
+    WEATHERS,
+)
+from tests.judges.networks import WINDOW, AttributeReader, SubjectDetector, load_weights
+
+__all__ = ["WINDOW", "Judges", "Reading", "load", "windows_of"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+READER_FILE = "attribute_reader.safetensors"
+DETECTOR_FILE = "subject_detector.safetensors"
+AT_ONCE = 64
+"""Windows looked at in one pass."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judges see in four consecutive frames. Probabilities are the judges' own, 0..1."""
+
+    setting: str
+    time: str
+    weather: str
+    moments: tuple[str, ...]
+    subject: str | None
+    """None where no subject is seen; then `colour` is None too."""
+    colour: str | None
+    setting_probability: float
+    time_probability: float
+    weather_probability: float
+    present_probability: float
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Both networks, in evaluation mode on one device."""
+
+    reader: AttributeReader
+    detector: SubjectDetector
+
+    @torch.inference_mode()
+    def read(self, windows: Tensor) -> list[Reading]:
+        """windows [B, 4, 3, H, W] in 0..1, sRGB → one reading for each. Raises ValueError for another shape."""
+        if windows.ndim != 5 or windows.shape[1:3] != (WINDOW, 3):
+            raise ValueError(f"windows {tuple(windows.shape)} must be [B, {WINDOW}, 3, H, W]")
+        device = self.reader.head.weight.device
+        return [r for part in torch.split(windows, AT_ONCE) for r in self._read_some(part.to(device).float())]
+
+    def _read_some(self, windows: Tensor) -> list[Reading]:
+        """Readings of at most AT_ONCE windows, already in place."""
+        attributes, subject = self.reader(windows), self.detector(windows)
+        best = [
+            logits.softmax(dim=1).max(dim=1) for logits in (attributes.setting, attributes.time, attributes.weather)
+        ]
+        (setting_p, setting), (time_p, time), (weather_p, weather) = [(p.tolist(), k.tolist()) for p, k in best]
+        moments = (attributes.moments > 0).tolist()
+        present = subject.present.sigmoid().tolist()
+        kind, colour = subject.kind.argmax(dim=1).tolist(), subject.colour.argmax(dim=1).tolist()
+        return [
+            Reading(
+                setting=SETTINGS[setting[b]],
+                time=TIMES[time[b]],
+                weather=WEATHERS[weather[b]],
+                moments=tuple(name for name, seen in zip(MOMENTS, moments[b], strict=True) if seen),
+                subject=SUBJECTS[kind[b]] if present[b] > 0.5 else None,
+                colour=SUBJECT_COLOURS[colour[b]] if present[b] > 0.5 else None,
+                setting_probability=setting_p[b],
+                time_probability=time_p[b],
+                weather_probability=weather_p[b],
+                present_probability=present[b],
+            )
+            for b in range(len(windows))
+        ]
+
+
+def load(folder: Path = WEIGHTS, device: torch.device | str = "cpu") -> Judges:
+    """The trained judges. Raises OSError when the folder holds no weights."""
+    reader, detector = AttributeReader(), SubjectDetector()
+    load_weights(reader, folder / READER_FILE)
+    load_weights(detector, folder / DETECTOR_FILE)
+    return Judges(reader.to(device).eval(), detector.to(device).eval())
+
+
+def windows_of(frames: Tensor, stride: int = WINDOW) -> Tensor:
+    """Cut a video [T, 3, H, W] into windows [N, 4, 3, H, W], one every `stride` frames; a short rest is left out."""
+    return frames.unfold(0, WINDOW, stride).movedim(-1, 1)
