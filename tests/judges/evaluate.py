@@ -35,6 +35,7 @@ from everscene_engine.training.world.names import (
     WEATHERS,
     Attributes,
 )
+from tests.judges.reader import WEIGHTS as JUDGES
 from tests.judges.reader import WINDOW, Judges, Reading, load
 
 CHUNKS_BEFORE = 12  # 6 s under the first prompt: the window has moved on from the sink
@@ -233,6 +234,7 @@ class Sheets:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the model (default: the shipped one)")
+    parser.add_argument("--judges", type=Path, default=JUDGES, help="folder of the judges' weights")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
@@ -247,7 +249,7 @@ def main() -> None:
     device = torch.device(options.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = load_pocket(device, dtype, options.weights)
-    judges, show = load(device=device), Sheets(options.out, 12)
+    judges, show = load(options.judges, device), Sheets(options.out, 12)
     figures: dict[str, object] = {"steps": options.steps or model.stream.steps, "seed": options.seed}
     after = [float(s) for s in options.seconds_after.split(",")]
     for transition in filter(None, options.transitions.split(",")):

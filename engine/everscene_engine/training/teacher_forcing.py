@@ -10,17 +10,16 @@ histories carry noise or the model's own errors, so that a long rollout finds no
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from everscene_engine.attention import MaskedAttention, SelfAttention
 from everscene_engine.autoencoder import load_autoencoder
-from everscene_engine.checkpoint import save_pocket_transformer
+from everscene_engine.checkpoint import load_pocket_transformer, save_pocket_transformer
 from everscene_engine.config import POCKET_STREAM, POCKET_TRANSFORMER, StreamConfig, TransformerConfig
 from everscene_engine.rope import rotation
 from everscene_engine.sampler import make_schedule
@@ -34,12 +33,12 @@ from everscene_engine.training.loop import (
     check_writable,
     clip_gradients,
     draw_curves,
-    load_progress,
-    save_progress,
     warmup_cosine,
 )
 from everscene_engine.training.world.captions import VOCABULARY
 from everscene_engine.transformer import WanTransformer
+
+BLOCK = 128  # tokens of a block of FlexAttention's mask
 
 
 @dataclass(frozen=True)
@@ -178,14 +177,12 @@ def predict(model: WorldModel, step: Step, attention: SelfAttention, stream: Str
 class BlockMaskedAttention:
     """FlexAttention with a block mask: blocks in which nobody is seen cost nothing. For CUDA, compiled."""
 
-    def __init__(self, mask: object) -> None:
+    def __init__(self, mask: BlockMask) -> None:
         self._mask = mask
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = q.to(v.dtype), k.to(v.dtype)
-        out = flex_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=self._mask  # type: ignore[arg-type]
-        )
+        out = flex_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=self._mask)
         assert isinstance(out, Tensor)
         return out.transpose(1, 2)
 
@@ -199,17 +196,37 @@ def dense_mask(chunk: Tensor, frame_tokens: int, window_chunks: int) -> Tensor:
     return seen.repeat_interleave(frame_tokens, 1).repeat_interleave(frame_tokens, 2)[:, None]
 
 
-def block_mask(chunk: Tensor, frame_tokens: int, window_chunks: int, make: Callable[..., object]) -> object:
-    """The same rule as a FlexAttention block mask. make: create_block_mask, compiled or not."""
+def block_mask(chunk: Tensor, frame_tokens: int, window_chunks: int) -> BlockMask:
+    """The same rule as a FlexAttention block mask.
+
+    A block of 128 tokens lies in a few latent frames, so whether it is seen wholly, in part or not at all follows
+    from the rule between latent frames; no mask of tokens is ever made.
+    """
     frames = chunk.shape[1]
     both = torch.cat([chunk, chunk], dim=1)
+    noisy = (torch.arange(2 * frames, device=chunk.device) >= frames)[None]
+    seen = sees(both[:, :, None], both[:, None], noisy[:, :, None], noisy[:, None], window_chunks)  # [B, 2F, 2F]
+    tokens = 2 * frames * frame_tokens
+    starts = torch.arange(0, tokens, BLOCK, device=chunk.device)
+    touched = torch.arange(2 * frames, device=chunk.device) * frame_tokens
+    inside = (touched[None] < starts[:, None] + BLOCK) & (touched[None] + frame_tokens > starts[:, None])
+    part = inside.float()  # [blocks, 2F]: which latent frames a block lies in
+    pairs = torch.einsum("qi,bij,kj->bqk", part, seen.float(), part)  # pairs of latent frames that see each other
+    every = part.sum(1)[:, None] * part.sum(1)[None]
+    whole = pairs == every
+    partly = (pairs > 0) & ~whole
 
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         query, key = q // frame_tokens, k // frame_tokens
         return sees(both[b, query], both[b, key], query >= frames, key >= frames, window_chunks)
 
-    tokens = 2 * frames * frame_tokens
-    return make(rule, chunk.shape[0], None, tokens, tokens, device=chunk.device)
+    return BlockMask.from_kv_blocks(*_listed(partly), *_listed(whole), BLOCK_SIZE=BLOCK, mask_mod=rule)
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """bool [B, q, k] -> how many key blocks each query block has [B, 1, q], and their indices first [B, 1, q, k]."""
+    order = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None].contiguous()
 
 
 def flow_loss(flow: Tensor, step: Step) -> Tensor:
@@ -241,8 +258,12 @@ class Trainer:
         text = PocketTextEncoder(PocketTextConfig(tuple(VOCABULARY), width=config.text_dim))
         self.model = WorldModel(WanTransformer(config), text).to(self.device)
         zero_outputs(self.model.transformer)
+        if options.resume:
+            earlier, words = load_pocket_transformer(options.resume)
+            self.model.transformer.load_state_dict(earlier.state_dict())
+            self.model.text.load_state_dict(words.state_dict())
         self.average = AveragedWeights(self.model, decay=0.9995)
-        self.optimizer = make_optimizer(self.model, recipe, fused=self.device.type == "cuda")
+        self.optimizer = Optimizer(self.model, recipe, fused=self.device.type == "cuda")
         self.generator = torch.Generator().manual_seed(options.seed + 1)
         autoencoder = load_autoencoder(options.autoencoder, self.device)
         self.pool = ClipPool(
@@ -250,22 +271,18 @@ class Trainer:
         )
         self.log = RunLog(options.out, self.budget)
         on_gpu = self.device.type == "cuda"
-        self._make_mask = torch.compile(create_block_mask) if on_gpu else create_block_mask
         self._predict = torch.compile(predict) if on_gpu else predict
 
     def attention(self, chunk: Tensor) -> SelfAttention:
         """The self-attention of a step, by the fastest way there is on this device."""
         tokens, window = self.stream.frame_tokens, self.stream.window_chunks
         if self.device.type == "cuda":
-            return BlockMaskedAttention(block_mask(chunk, tokens, window, self._make_mask))
+            return BlockMaskedAttention(block_mask(chunk, tokens, window))
         return MaskedAttention(dense_mask(chunk, tokens, window))
 
     def run(self) -> None:
         """Train until the budget is spent; saves on the way and at the end."""
         options = self.options
-        progress = options.out / "progress.safetensors"
-        if options.resume:
-            load_progress(options.resume / "progress.safetensors", self.model, self.average, self.optimizer)
         self.pool.refresh(4 * self.recipe.batch)
         first, last_saved, losses = True, time.monotonic(), []
         step_number = 0
@@ -279,11 +296,9 @@ class Trainer:
                 losses = []
             if time.monotonic() - last_saved > options.save_every:
                 self.save()
-                save_progress(progress, self.model, self.average, self.optimizer)
                 last_saved = time.monotonic()
             step_number += 1
         self.save()
-        save_progress(progress, self.model, self.average, self.optimizer)
         draw_curves(
             {name: self.log.series("step", name) for name in ("loss", "low", "middle", "high")},
             options.out / "curve.png",
@@ -293,8 +308,7 @@ class Trainer:
     def step(self, number: int) -> Tensor:
         """One step; returns its loss, on the device."""
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warmup_cosine(number, self.budget.fraction, recipe.warmup_steps)
+        self._rate = recipe.learning_rate * warmup_cosine(number, self.budget.fraction, recipe.warmup_steps)
         if number % recipe.fresh_every == 0:
             self.pool.refresh(recipe.fresh)
         batch = self.pool.draw(recipe.batch)
@@ -310,10 +324,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             flow = self._predict(self.model, step, self.attention(step.chunk), self.stream)
         loss = flow_loss(flow, step)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         clip_gradients(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        self.optimizer.step(self._rate)
         self.average.update()
         level = step.sigma[:, :, None, None, None]
         predicted = (step.noisy - level * flow.detach().float()).clamp(-6, 6)
@@ -326,7 +339,7 @@ class Trainer:
             "step",
             step=float(number),
             loss=loss,
-            rate=self.optimizer.param_groups[0]["lr"],
+            rate=self._rate,
             pool=float(self.pool.filled),
             **loss_by_level(*self._last),
         )
@@ -349,15 +362,38 @@ def zero_outputs(transformer: WanTransformer) -> None:
     nn.init.zeros_(transformer.time_projection[1].bias)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=fused)
+class Optimizer:
+    """Muon for the matrices of the blocks, AdamW for all else, as one.
+
+    Muon (Jordan et al., 2024) steps along the orthogonalised momentum of a matrix; scaled to the size of an AdamW
+    step, so that one learning rate serves both.
+    """
+
+    def __init__(self, model: WorldModel, recipe: Recipe, fused: bool) -> None:
+        matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        decay = recipe.weight_decay
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(
+                [
+                    {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+                    {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+                ],
+                lr=recipe.learning_rate,
+                betas=(0.9, 0.95),
+                fused=fused,
+            ),
+        ]
+
+    def step(self, rate: float) -> None:
+        """One step with this learning rate; the gradients are gone afterwards."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
 
 
 def main() -> None:
@@ -365,7 +401,7 @@ def main() -> None:
     parser.add_argument("--autoencoder", type=Path, required=True, help="autoencoder.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and curve")
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the run")
-    parser.add_argument("--resume", type=Path, help="folder of an earlier run to go on from")
+    parser.add_argument("--resume", type=Path, help="folder of weights to go on from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
