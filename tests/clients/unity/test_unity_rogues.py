@@ -1,0 +1,221 @@
+"""The C# Core against servers that do not behave: it says in words what is wrong, and goes on."""
+
+import itertools
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from .conftest import Connect
+from .rogues import GREETING, READY, raw_server, router
+from .runtimes import Runtime
+
+VECTORS = Path(__file__).resolve().parents[2] / "vectors"
+WELCOME = json.loads((VECTORS / "messages" / "welcome.json").read_text(encoding="utf-8"))["message"]
+
+
+def welcome(**changes: Any) -> bytes:
+    body: bytes = msgpack.packb({**WELCOME, "ring": None, "frames_endpoint": "tcp://127.0.0.1:1", **changes})
+    return body
+
+
+def test_another_protocol_version_is_refused_in_the_servers_words(connect: Connect) -> None:
+    reason = "this server speaks protocol 2.0, the client 1.0: use a client for protocol 2"
+    refused = msgpack.packb({"type": "refused", "code": "version", "reason": reason, "protocol": [2, 0]})
+    with router(lambda message: [refused]) as endpoint:
+        session = connect(endpoint)
+        assert session.expect("failed")["reason"] == reason
+
+
+def test_a_welcome_of_another_major_version_is_not_trusted(connect: Connect) -> None:
+    with router(lambda message: [welcome(protocol=[2, 0])]) as endpoint:
+        assert "protocol 2.0" in connect(endpoint).expect("failed")["reason"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\xc1", b"\x00", b"\x81\xa4type", b"\xdf\xff\xff\xff\xff", b"\x91" * 4000, b"\x81\xa4type\xa7welcome"],
+    ids=["empty", "no msgpack", "no map", "cut short", "huge count", "deep", "welcome without fields"],
+)
+def test_a_garbage_message_is_told_and_the_next_one_is_read(connect: Connect, garbage: bytes) -> None:
+    with router(lambda message: [garbage, welcome()] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint)
+        assert "breaks the protocol" in session.expect("failed")["reason"]
+        session.expect("connected")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" * 3, "Does another program use this port?"),
+        (GREETING[:10] + b"\x01" + GREETING[11:], "a greeting of ZMTP 1"),
+        (GREETING.replace(b"NULL\0", b"CURVE"), "the server asks for CURVE"),
+        (GREETING + b"\xff" * 40, "a frame with the flags 0xFF"),
+        (GREETING + b"\x02" + b"\x7f" * 8 + b"x" * 100, "bytes, the limit is"),
+        (GREETING + b"\x04\x0a\x05ERROR\x03999", "the server refused the handshake: 999"),
+        (GREETING + READY.replace(b"\x06ROUTER", b"\x06XPUBXX"), "is a XPUBXX socket"),
+        (GREETING + READY + b"\x02" + b"\x00\x00\x00\x7f" * 2, "bytes, the limit is"),
+    ],
+    ids=["http", "old zmtp", "curve", "flags", "endless", "error", "other socket", "endless message"],
+)
+def test_a_server_that_breaks_zmtp_is_told_in_words(connect: Connect, words: bytes, reason: str) -> None:
+    def play(connection: socket.socket) -> None:
+        connection.sendall(words)
+        while connection.recv(4096):
+            pass
+
+    with raw_server(play) as endpoint:
+        assert reason in connect(endpoint).expect("failed")["reason"]
+
+
+def test_a_server_that_hangs_up_is_tried_again_with_growing_pauses(connect: Connect) -> None:
+    calls: list[float] = []
+
+    def play(connection: socket.socket) -> None:
+        calls.append(time.monotonic())
+
+    with raw_server(play) as endpoint:
+        connect(endpoint).expect("failed")
+        time.sleep(2.2)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(calls)]
+    assert 4 <= len(calls) <= 7  # 0, 0.1, 0.3, 0.7, 1.5, 3.1 s
+    assert pauses == sorted(pauses)
+
+
+def test_a_server_that_hangs_up_says_nothing_twice(connect: Connect) -> None:
+    with raw_server(lambda connection: None) as endpoint:
+        session = connect(endpoint)
+        session.expect("failed")
+        assert session.quiet_for(1.5, "failed")
+
+
+def test_a_silent_server_is_left_within_100_ms_when_we_close(connect: Connect) -> None:
+    with raw_server(lambda connection: time.sleep(1.5)) as endpoint:
+        session = connect(endpoint)
+        time.sleep(0.5)
+        assert session.close()["ms"] < 100
+
+
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """An address that lets nobody in: connections hang, as to a machine that is switched off."""
+    with socket.socket() as listener, ExitStack() as callers:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_connection_that_hangs_is_left_within_100_ms_when_we_close(connect: Connect) -> None:
+    with full_backlog() as endpoint:
+        session = connect(endpoint)
+        time.sleep(0.8)
+        assert session.close()["ms"] < 100
+
+
+def test_a_connection_that_hangs_is_given_up_after_five_seconds(runtime: Runtime, connect: Connect) -> None:
+    if runtime.name == "coreclr":
+        pytest.skip("CoreCLR before .NET 5 cannot end a connect by closing its socket; the system gives up later")
+    with full_backlog() as endpoint:
+        session = connect(endpoint)
+        assert session.expect("failed", timeout=9)["reason"] == f"no answer from {endpoint}"
+
+
+def test_a_ping_is_answered_with_its_context(connect: Connect) -> None:
+    answers: list[bytes] = []
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(GREETING + READY + b"\x04\x0a\x04PING\x01\x2cctx")
+        seen = b""
+        while b"PONG" not in seen and (more := connection.recv(4096)):
+            seen += more
+        answers.append(seen)
+
+    with raw_server(play) as endpoint:
+        session = connect(endpoint)
+        session.expect("failed")
+    assert b"\x04\x08\x04PONGctx" in answers[0]
+
+
+def test_a_receipt_for_nothing_we_sent_is_passed_over(connect: Connect) -> None:
+    stray = msgpack.packb({"type": "receipt", "id": 999, "state": "accepted", "order": 1})
+    with router(lambda message: [stray, welcome()] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected")
+        assert session.quiet_for(0.3, "receipt")
+
+
+def test_later_kinds_of_messages_and_fields_are_passed_over(connect: Connect) -> None:
+    later = msgpack.packb({"type": "weather_report", "wind": [1, {"gusts": True}]})
+    with router(lambda message: [later, welcome(mood={"x": [1]})] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected")
+        assert not [said for said in session.heard if said["kind"] == "failed"]
+
+
+def test_an_error_with_the_id_of_an_event_ends_its_receipt(connect: Connect) -> None:
+    def answer(message: dict[str, Any]) -> list[bytes]:
+        if message["type"] == "hello":
+            return [welcome()]
+        if message["type"] == "event":
+            reason = "the id 1 is taken"
+            return [msgpack.packb({"type": "error", "id": message["id"], "code": "duplicate_id", "reason": reason})]
+        return []
+
+    with router(answer) as endpoint:
+        session = connect(endpoint)
+        session.do("event night")
+        assert session.expect("receipt", name="night")["code"] == "duplicate_id"
+
+
+def test_a_server_that_forgot_us_is_told_hello_again(connect: Connect) -> None:
+    hellos: list[int] = []
+
+    def answer(message: dict[str, Any]) -> list[bytes]:
+        if message["type"] == "hello":
+            hellos.append(message["client_id"])
+            return [welcome()]
+        if message["type"] == "stats_request" and len(hellos) == 1:
+            return [msgpack.packb({"type": "error", "id": None, "code": "no_hello", "reason": "say hello first"})]
+        return []
+
+    with router(answer) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected")
+        time.sleep(1.1)  # hello is said once a second at most
+        session.do("stats")
+        session.expect("failed", reason="say hello first")
+        deadline = time.monotonic() + 5
+        while len(hellos) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(hellos) == 2
+    assert hellos[0] == hellos[1]
+
+
+def test_receipts_under_way_are_lost_when_another_server_answers(connect: Connect) -> None:
+    epochs = iter([5, 6])
+
+    def answer(message: dict[str, Any]) -> list[bytes]:
+        if message["type"] == "hello":
+            return [welcome(epoch=next(epochs))]
+        if message["type"] == "event":
+            return [b"\x82\xa4type\xa5error\xa4code\xa8no_hello"]
+        return []
+
+    with router(answer) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected")
+        time.sleep(1.1)
+        session.do("event night")
+        lost = session.expect("receipt", name="night")
+    assert lost["state"] == "Lost"
+    assert lost["reason"] == "the server was started anew"
