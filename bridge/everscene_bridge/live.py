@@ -115,11 +115,7 @@ class LiveStream:
                 engine.steer(*work.steer)
             chunk = engine.generate(lambda: self._must_drop(serial))
         except PromptRejected as why:
-            with self.changed:
-                if serial == self._serial:
-                    log.warning("the engine refused the prompt %r: %s", work.steer, why)
-                    self.timeline.refused(str(why))
-                    self.hand_out()
+            self._refuse(serial, why)
             return
         except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
             self._fail(serial, failure)
@@ -131,6 +127,16 @@ class LiveStream:
             if chunk is not None:
                 self._note(chunk)
             self.changed.notify_all()
+
+    def _refuse(self, serial: int, why: PromptRejected) -> None:
+        with self.changed:
+            if serial != self._serial:
+                return
+            log.warning("the engine refused the prompt that was accepted before: %s", why)
+            goes_on = self.timeline.refused(str(why))
+            self.hand_out()
+        if not goes_on:
+            self._fail(serial, why)
 
     def _must_drop(self, serial: int) -> bool:
         with self.changed:

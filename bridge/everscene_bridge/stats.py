@@ -36,21 +36,26 @@ class Rate:
 
     def __init__(self) -> None:
         self._times: deque[int] = deque()
+        self._first_ns: int | None = None
 
     def add(self, now_ns: int) -> None:
         """One more, now."""
+        if self._first_ns is None:
+            self._first_ns = now_ns
         self._times.append(now_ns)
         self._forget(now_ns)
 
     def per_second(self, now_ns: int) -> float:
-        """0 while there were fewer than two."""
+        """0 before the second event."""
         self._forget(now_ns)
-        if len(self._times) < 2:
+        if self._first_ns is None or now_ns <= self._first_ns:
             return 0.0
-        return (len(self._times) - 1) * NS / max(now_ns - self._times[0], self._times[-1] - self._times[0], 1)
+        if now_ns - self._first_ns >= RATE_SECONDS * NS:
+            return len(self._times) / RATE_SECONDS
+        return (len(self._times) - 1) * NS / (now_ns - self._first_ns)
 
     def _forget(self, now_ns: int) -> None:
-        while self._times and now_ns - self._times[0] > RATE_SECONDS * NS:
+        while self._times and now_ns - self._times[0] >= RATE_SECONDS * NS:
             self._times.popleft()
 
 

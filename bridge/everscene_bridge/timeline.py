@@ -457,14 +457,18 @@ class Timeline:
         self.totals.restarts += 1
         self.engine_down = ""
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: str) -> bool:
         """The engine did not take the prompt that the chunk in flight was to have.
 
         Its inputs are rejected. If it has none (a momentary event passed), the prompt before it stays in force.
+        False: that was refused as well, so there is nothing to go on with.
         """
         record, self._in_flight = self._in_flight, None
         assert record is not None
+        if not record.inputs and record.prompt == self._kept.prompt:
+            return False
         self._unusable = record.prompt
         self.ledger.put_back(record.inputs, record.state_before)
         self.ledger.reject(record.inputs, "prompt", reason)
         self._steered = None
+        return True

@@ -1,0 +1,249 @@
+"""The command line: `everscene serve`, `demo`, `send`, `watch`, `scene check`. It reads options and prints."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from everscene_bridge import protocol
+from everscene_bridge.client import Client
+from everscene_bridge.engines import EngineChoice
+from everscene_bridge.errors import ClientError, EversceneError, SettingsError
+from everscene_bridge.feed import DEMO_FEED
+from everscene_bridge.inputs import Input
+from everscene_bridge.messages import ParamValue
+from everscene_bridge.protocol import TRANSITIONS, Transition, When
+from everscene_bridge.scene import DEFAULT_SCENE, load_scene
+from everscene_bridge.settings import TOKEN_VARIABLE, ServeSettings, token_from_environment
+from everscene_bridge.sidecar import SidecarOptions, run
+from everscene_bridge.timeline import TimelineSettings
+from everscene_engine.errors import EngineError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+scene_app = typer.Typer(no_args_is_help=True, help="Scene files.")
+app.add_typer(scene_app, name="scene")
+console = Console(highlight=False)
+
+DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
+
+Model = Annotated[str, typer.Option(help="pocket, or pattern: a test pattern with exact pixels.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=64, help="Denoising steps; the model's own by default.")]
+Seed = Annotated[int, typer.Option(min=0)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
+Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
+Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
+ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
+FramesPort = Annotated[int, typer.Option(help="0: any free port.")]
+ViewerPort = Annotated[int, typer.Option(help="0: any free port.")]
+SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
+RingDir = Annotated[Path | None, typer.Option(help="Folder for the frame ring; /dev/shm by default where it is.")]
+Interrupt = Annotated[bool, typer.Option(help="Events break into the chunk in flight, or wait for it.")]
+MaxLead = Annotated[float | None, typer.Option(min=0, help="Milliseconds of content generated ahead at most.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error.")]
+Endpoint = Annotated[str, typer.Option(help="Control address of the server.")]
+
+
+@app.command()
+def serve(
+    model: Model = "pocket",
+    steps: Steps = None,
+    seed: Seed = 0,
+    device: Device = None,
+    threads: Threads = None,
+    scene: SceneOption = DEFAULT_SCENE,
+    host: Host = protocol.LOOPBACK,
+    token: Token = None,
+    control_port: ControlPort = protocol.CONTROL_PORT,
+    frames_port: FramesPort = protocol.FRAMES_PORT,
+    viewer_port: ViewerPort = protocol.VIEWER_PORT,
+    viewer: Annotated[bool, typer.Option(help="Serve the page that shows and steers the stream.")] = True,
+    ring_dir: RingDir = None,
+    interrupt: Interrupt = True,
+    max_lead_ms: MaxLead = None,
+    feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
+    log_level: LogLevel = "warning",
+) -> None:
+    """Run the sidecar until Ctrl-C."""
+    _start_logging(log_level)
+    try:
+        settings = ServeSettings(
+            host=host,
+            control_port=control_port,
+            frames_port=frames_port,
+            token=token or token_from_environment(),
+            ring_dir=ring_dir,
+            timeline=TimelineSettings(interrupt=interrupt, max_lead_ms=max_lead_ms),
+        )
+        options = SidecarOptions(
+            engine=EngineChoice(model, seed, steps, device, threads),
+            serve=settings,
+            scene=scene,
+            viewer_port=viewer_port if viewer else None,
+            feed=feed,
+        )
+        run(options, console)
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+
+
+@app.command()
+def demo(
+    model: Model = "pocket",
+    threads: Threads = None,
+    control_port: ControlPort = protocol.CONTROL_PORT,
+    frames_port: FramesPort = protocol.FRAMES_PORT,
+    viewer_port: ViewerPort = protocol.VIEWER_PORT,
+    log_level: LogLevel = "warning",
+) -> None:
+    """Serve, open the viewer, and play a short feed until you touch a control."""
+    _start_logging(log_level)
+    try:
+        options = SidecarOptions(
+            engine=EngineChoice(model, threads=threads),
+            serve=ServeSettings(control_port=control_port, frames_port=frames_port),
+            viewer_port=viewer_port,
+            feed=DEMO_FEED,
+            open_browser=True,
+        )
+        run(options, console)
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+
+
+@app.command()
+def send(
+    name: Annotated[str | None, typer.Argument(help="An event of the scene.")] = None,
+    params: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Its params.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A whole prompt, in place of an event.")] = None,
+    transition: Annotated[str | None, typer.Option(help="For a prompt: recache, text, cut or reset.")] = None,
+    when: Annotated[str | None, typer.Option(help="now or chunk.")] = None,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the last receipt.")] = 30.0,
+) -> None:
+    """Send one event or prompt and print its receipts."""
+    if (name is None) == (prompt is None):
+        _give_up(SettingsError("give either the name of an event or --prompt"))
+    try:
+        how, moment = _transition(transition), _when(when)
+        with Client(endpoint, token, name="everscene send") as world:
+            if prompt is not None:
+                receipt = world.prompt(prompt, how, moment)
+            else:
+                receipt = world.event(str(name), moment, **dict(map(_param, params or [])))
+            accepted = receipt.wait("accepted", timeout)
+            console.print(f"accepted, order {accepted.order}")
+            applied = receipt.wait("applied", timeout)
+            console.print(
+                f"applied from frame {applied.frame} (chunk {applied.chunk}) after {applied.latency_ms:.0f} ms: "
+                f"{applied.prompt}",
+                markup=False,
+                soft_wrap=True,
+            )
+    except EversceneError as problem:
+        _give_up(problem)
+
+
+@app.command()
+def watch(
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after so long.")] = None,
+) -> None:
+    """Print what is shown, once a second."""
+    try:
+        with Client(endpoint, token, name="everscene watch") as world:
+            end = None if seconds is None else time.monotonic() + seconds
+            while end is None or time.monotonic() < end:
+                time.sleep(1.0)
+                _print_line(world)
+    except KeyboardInterrupt:
+        return
+    except EversceneError as problem:
+        _give_up(problem)
+
+
+def _print_line(world: Client) -> None:
+    try:
+        stats = world.stats()
+    except ClientError as problem:
+        console.print(str(problem), markup=False)
+        return
+    latency = stats.latency_ms
+    console.print(
+        f"frame {stats.frame}  {stats.fps:.1f} of {stats.content_fps:g} fps  {stats.state}  "
+        f"latency p50 {latency.p50:.0f} p95 {latency.p95:.0f} ms ({latency.n})  {stats.prompt}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@scene_app.command("check")
+def check_scene(file: Annotated[Path, typer.Argument(help="Scene file.")] = DEFAULT_SCENE) -> None:
+    """Read a scene file and print the prompt that each of its events makes."""
+    try:
+        scene = load_scene(file)
+    except EversceneError as problem:
+        _give_up(problem)
+    width = max(len(name) for name in ("at the start", *scene.file.events))
+    console.print(f"{'at the start':{width}}  {scene.compose(scene.initial)}", markup=False, soft_wrap=True)
+    for name in scene.file.events:
+        state = scene.initial.after(Input(1, scene.action(name, {}, None), 0))
+        console.print(f"{name:{width}}  {scene.compose(state)}", markup=False, soft_wrap=True)
+
+
+def _transition(text: str | None) -> Transition | None:
+    if text is None:
+        return None
+    for known in TRANSITIONS:
+        if text == known:
+            return known
+    raise SettingsError(f"--transition is {text!r}; it is one of {', '.join(TRANSITIONS)}")
+
+
+def _when(text: str | None) -> When | None:
+    if text is None:
+        return None
+    if text == "now":
+        return "now"
+    if text == "chunk":
+        return "chunk"
+    raise SettingsError(f"--when is {text!r}; it is now or chunk")
+
+
+def _param(pair: str) -> tuple[str, ParamValue]:
+    """`key=value`: true and false are flags, what reads as a number is one, all else is text."""
+    key, separator, text = pair.partition("=")
+    if not separator or not key:
+        raise SettingsError(f"{pair!r} is not KEY=VALUE")
+    if text in ("true", "false"):
+        return key, text == "true"
+    for kind in (int, float):
+        try:
+            return key, kind(text)
+        except ValueError:
+            continue
+    return key, text
+
+
+def _start_logging(level: str) -> None:
+    names = {"debug", "info", "warning", "error"}
+    if level not in names:
+        _give_up(SettingsError(f"--log-level is {level!r}; it is one of {', '.join(sorted(names))}"))
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=level.upper(), format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+
+
+def _give_up(problem: Exception) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `everscene` command."""
+    app()

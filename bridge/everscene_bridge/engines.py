@@ -1,0 +1,33 @@
+"""Engines by the name of their model. This is the one place of the bridge that loads torch, and only when it has to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from everscene_bridge.pattern import PatternEngine
+from everscene_engine.port import EnginePort
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine, and how it runs."""
+
+    model: str = "pocket"  # a preset of the engine, or `pattern`
+    seed: int = 0
+    steps: int | None = None  # denoising steps; None: the preset's own
+    device: str | None = None  # "cpu", "cuda", "cuda:1"; None: a GPU if there is one
+    threads: int | None = None  # CPU threads; None: torch's choice
+
+
+def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
+    """What makes such an engine, each time anew. It raises everscene_engine.errors.EngineError."""
+    if choice.model == "pattern":
+        return lambda: PatternEngine(seed=choice.seed)
+
+    def load() -> EnginePort:
+        from everscene_engine.live import load as load_live
+
+        return load_live(
+            choice.model, seed=choice.seed, steps=choice.steps, device=choice.device, threads=choice.threads
+        )
+
+    return load

@@ -1,0 +1,130 @@
+"""What `everscene serve` and `everscene demo` run: engine, server, viewer and feed, until a signal comes."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from everscene_bridge import protocol, viewer
+from everscene_bridge.client import Client
+from everscene_bridge.engines import EngineChoice, loader
+from everscene_bridge.feed import load_feed, play
+from everscene_bridge.messages import Notice
+from everscene_bridge.scene import DEFAULT_SCENE, load_scene
+from everscene_bridge.server import VERSION, Server
+from everscene_bridge.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SidecarOptions:
+    """All that can be said to `everscene serve`."""
+
+    engine: EngineChoice = field(default_factory=EngineChoice)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    scene: Path = DEFAULT_SCENE
+    viewer_port: int | None = protocol.VIEWER_PORT  # None: no viewer
+    feed: Path | None = None  # played until another client sends something
+    open_browser: bool = False
+
+
+def run(options: SidecarOptions, console: Console) -> None:
+    """Serve until SIGINT or SIGTERM. Raises what Server, the viewer, the feed and the engine raise at their start."""
+    scene = load_scene(options.scene)
+    feed = load_feed(options.feed) if options.feed is not None else None
+    load = loader(options.engine)
+    with console.status(f"loading {options.engine.model} …"):
+        engine = load()
+    with ExitStack() as stack:
+        stopping = stack.enter_context(_signals())
+        server = stack.enter_context(Server(engine, load, scene, options.serve))
+        endpoint = server.endpoint.replace("://*:", f"://{protocol.LOOPBACK}:")
+        if options.viewer_port is not None:
+            handle = viewer.start(endpoint, options.serve.host, options.viewer_port, options.serve.token)
+            stack.callback(handle.stop)
+            server.viewer_url = handle.url
+        _print_addresses(console, server)
+        if feed is not None:
+            player = _FeedPlayer(endpoint, options.serve.token)
+            stack.callback(player.stop)
+            threading.Thread(
+                target=play, args=(player.client, feed, player.done), name="everscene-feed", daemon=True
+            ).start()
+        if options.open_browser and server.viewer_url is not None and _has_display():
+            webbrowser.open(server.viewer_url)
+        stopping.wait()
+        console.print("stopping")
+
+
+class _FeedPlayer:
+    """A client that plays a feed until another client sends an event or a prompt."""
+
+    def __init__(self, endpoint: str, token: str | None) -> None:
+        self.done = threading.Event()
+        self.client = Client(endpoint, token, name="feed", on_notice=self._on_notice)
+
+    def _on_notice(self, notice: Notice) -> None:
+        if notice.kind == "input" and notice.client_id != self.client.client_id and not self.done.is_set():
+            log.info("the feed ends: %s has taken over", notice.client)
+            self.done.set()
+
+    def stop(self) -> None:
+        """End the feed."""
+        self.done.set()
+        self.client.close()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set. A second one ends the process as it would without us."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        for one in before:
+            signal.signal(one, signal.SIG_DFL)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in kinds}
+    for one in kinds:
+        signal.signal(one, stop)
+    try:
+        yield stopping
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _has_display() -> bool:
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def _print_addresses(console: Console, server: Server) -> None:
+    info = server.stream.timeline.info
+    table = Table.grid(padding=(0, 2))
+    if server.viewer_url is not None:
+        table.add_row("viewer", f"[bold]{server.viewer_url}[/bold]")
+    table.add_row("control", server.endpoint)
+    table.add_row("frames", server.frames_endpoint)
+    table.add_row("ring", str(server.ring.path) if server.ring is not None else "none: frames go through the socket")
+    scene = server.stream.timeline.ledger.scene.describe()
+    table.add_row("scene", f"{scene.name}: {', '.join(event.name for event in scene.events)}")
+    console.print(
+        f"[bold]Everscene {VERSION}[/bold]  {info.model}, {info.width}×{info.height} at {info.fps:g} fps, "
+        f"{info.steps} steps on {info.device}"
+    )
+    console.print(table)
+    console.print("Ctrl-C stops it.", soft_wrap=True)
