@@ -36,6 +36,7 @@ from everscene_engine.training.loop import (
     save_progress,
     warmup_cosine,
 )
+from everscene_engine.training.principal_start import start_from_principal_components
 from everscene_engine.training.world.contact_sheet import sheet
 from everscene_engine.training.world.names import WEATHERS
 from everscene_engine.training.world.render import render
@@ -68,7 +69,7 @@ class StageOptions:
     batch: int = 16
     device: str = "cuda"
     seed: int = 0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     compiled: bool = True
 
     @property
@@ -124,10 +125,10 @@ def training_terms(model: Autoencoder, frames: Tensor, noise: Tensor) -> Tensor:
 
 def draw_noise(frames: Tensor, config: AutoencoderConfig, generator: torch.Generator) -> Tensor:
     """Gaussian noise for the latents of these frames, its strength drawn evenly from 0..NOISE for each clip."""
-    batch, count = frames.shape[:2]
-    device = generator.device
+    batch, count, _, height, width = frames.shape
+    device, stride = generator.device, config.stride
     strength = torch.rand(batch, 1, 1, 1, 1, generator=generator, device=device) * NOISE
-    shape = (batch, count // config.frames_per_latent, *config.latent_shape)
+    shape = (batch, count // config.frames_per_latent, config.latent_channels, height // stride, width // stride)
     return (torch.randn(shape, generator=generator, device=device) * strength).to(frames.device)
 
 
@@ -144,10 +145,16 @@ class Trainer:
         self.batch = options.batch
         self.steps = 0
         self.noise_generator = torch.Generator(self.device).manual_seed(options.seed + 1)
+        clips = torch.Generator().manual_seed(options.seed + 2)
+        on_gpu = self.device.type == "cuda"
+        together = options.batch * (STEPS_PER_RENDER if on_gpu else 1)
+        self.rendered = MadeAhead(lambda: render_clips(together, clips, self.device)[:1], self.device)
+        self._waiting = torch.empty(0, device=self.device)  # rendered clips no step has seen yet
         self.model = Autoencoder().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.resume is None:
+            start_from_principal_components(self.model, self.next_frames())
         self.average = AveragedWeights(self.model)
-        on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=on_gpu
         )
@@ -157,10 +164,6 @@ class Trainer:
         self._terms: Callable[[Autoencoder, Tensor, Tensor], Tensor] = training_terms
         if on_gpu and options.compiled:
             self._terms = torch.compile(training_terms, dynamic=False)
-        clips = torch.Generator().manual_seed(options.seed + 2)
-        together = options.batch * (STEPS_PER_RENDER if on_gpu else 1)
-        self.rendered = MadeAhead(lambda: render_clips(together, clips, self.device)[:1], self.device)
-        self._waiting = torch.empty(0, device=self.device)  # rendered clips no step has seen yet
 
     def next_frames(self) -> Tensor:
         """One batch of rendered frames [B, 24, 3, 144, 256] in −1..1, never the same twice."""
@@ -319,7 +322,7 @@ def read_options(arguments: list[str]) -> StageOptions:
     parser.add_argument("--batch", type=int, default=16, help="clips of 24 frames in a step")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--no-compile", dest="compiled", action="store_false", help="run the network eagerly")
     return StageOptions(**vars(parser.parse_args(arguments)))
 
