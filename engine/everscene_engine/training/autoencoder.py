@@ -54,6 +54,8 @@ WEIGHTS = (1.0, 1.0, 0.5, 0.25, 0.5, 0.5, 0.01)
 """`squared` is there for what is rare and bright: the mean of absolute errors hardly notices a missing bolt."""
 GRADIENT_LIMIT = 1.0
 SAVE_EVERY = 100.0
+START_CLIPS = 12
+"""Clips whose principal components the network starts from."""
 STEPS_PER_RENDER = 4
 """Clips for so many steps are painted together on an accelerator."""
 WARMUP_STEPS = 200
@@ -153,7 +155,8 @@ class Trainer:
         self.model = Autoencoder().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.resume is None:
-            start_from_principal_components(self.model, self.next_frames())
+            first = torch.Generator().manual_seed(options.seed + 5)
+            start_from_principal_components(self.model, render_clips(START_CLIPS, first, self.device)[0])
         self.average = AveragedWeights(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=on_gpu
