@@ -29,10 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(STAMP) ## every quick test; those that need a browser skip where there is none
-	$(BIN)/python -m pytest -m "not slow" -rs
+	$(BIN)/python -m pytest -m "not slow"
 
 test-browser: $(STAMP) ## the viewer in a real headless Chromium
-	$(BIN)/python -m pytest tests/browser -rs
+	$(BIN)/python -m pytest tests/browser
 
 demo: $(STAMP) ## a living world in your browser
 	$(BIN)/everscene demo
