@@ -55,6 +55,7 @@ const Sidecar := preload("core/sidecar.gd")
 const _POLL_USEC := 1000
 const _POLL_OFFLINE_USEC := 5000
 const _SHOWN_KEPT := 64
+const _SIDECAR_CHECK_MS := 500
 
 ## Names of the events of the scene that was last seen, for the editor's suggestions.
 static var known_events := PackedStringArray()
@@ -118,6 +119,7 @@ var _client: Client
 var _thread: Thread
 var _stop := false
 var _sidecar: Sidecar
+var _sidecar_checked_ms := 0
 var _own_texture: EversceneTexture
 var _next_id := 1
 var _receipts := {}
@@ -153,6 +155,8 @@ func _process(_delta: float) -> void:
 	var next := _client.take_frame()
 	if next != null:
 		_show(next)
+	if _sidecar != null and not is_live:
+		_look_after_sidecar()
 	cost_usec = Time.get_ticks_usec() - began
 
 
@@ -402,9 +406,20 @@ func _launch() -> void:
 	var port := endpoint.get_slice(":", 2)
 	if not port.is_empty() and port != str(Client.DEFAULT_PORT):
 		arguments.append_array(["--control-port", port])
-	_sidecar = Sidecar.new()
+	if _sidecar == null:
+		_sidecar = Sidecar.new()
 	if not _sidecar.start(sidecar_command, arguments):
 		error.emit("sidecar", _sidecar.failure)
+
+
+func _look_after_sidecar() -> void:
+	var now := Time.get_ticks_msec()
+	if now - _sidecar_checked_ms < _SIDECAR_CHECK_MS:
+		return
+	_sidecar_checked_ms = now
+	if _sidecar.has_ended():
+		var line := " ".join([sidecar_command] + Array(sidecar_arguments))
+		error.emit("sidecar", "the sidecar ended at once: try in a terminal: %s" % line)
 
 
 func _unix_ns() -> int:

@@ -1,10 +1,21 @@
-"""A Godot to test with: $GODOT, or `godot4` or `godot` on the PATH. Without one these tests skip and say so."""
+"""A Godot to test with, a copy of the demo project, and the sidecar.
+
+GODOT          the engine, 4.3 or newer; without it `godot4` or `godot` on the PATH; without those the tests skip
+GODOT_SCREEN   a command that runs the engine on a screen (real or virtual), for the tests that look at pixels; without
+               it GODOT itself where there is a display, else `xvfb-run -a GODOT`
+"""
 
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,15 +23,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = ROOT / "godot_client"
 VECTORS = ROOT / "tests" / "vectors"
-NO_GODOT = "no Godot 4 here: set GODOT=/path/to/godot (4.3 or newer), or get one with godot_client/tests/get_godot.sh"
+NO_GODOT = "no Godot 4 here: set GODOT=/path/to/godot (4.3 or newer, from https://godotengine.org/download)"
+NO_SCREEN = "no screen here: set GODOT_SCREEN, or install xvfb (apt-get install xvfb xauth)"
 
 RunTests = Callable[..., str]
 
 
 def find_godot() -> str | None:
     """The Godot to run, None when there is none."""
-    named = os.environ.get("GODOT")
-    return named if named else shutil.which("godot4") or shutil.which("godot")
+    return os.environ.get("GODOT") or shutil.which("godot4") or shutil.which("godot")
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +43,22 @@ def godot() -> str:
 
 
 @pytest.fixture(scope="session")
+def godot_screen(godot: str) -> list[str]:
+    """The command that runs Godot where it can draw."""
+    if "GODOT_SCREEN" in os.environ:
+        return shlex.split(os.environ["GODOT_SCREEN"])
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return [godot]
+    if shutil.which("xvfb-run"):
+        return ["xvfb-run", "-a", "-s", "-screen 0 1400x900x24", godot, "--audio-driver", "Dummy"]
+    pytest.skip(NO_SCREEN)
+
+
+@pytest.fixture(scope="session")
 def project(godot: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the demo project, imported once: the class cache must be there before scripts run."""
     copy = tmp_path_factory.mktemp("godot") / "project"
-    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".godot", "*.import"))
+    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".godot"))
     done = subprocess.run(
         [godot, "--headless", "--path", str(copy), "--import"], capture_output=True, text=True, timeout=300
     )
@@ -57,6 +80,69 @@ def run_godot_tests(godot: str, project: Path, tmp_path: Path) -> RunTests:
         assert re.search(r"^[1-9]\d* passed, 0 failed$", said, re.MULTILINE), said
         assert done.returncode == 0, said
         assert "SCRIPT ERROR" not in said, said
+        assert "leaked at exit" not in said, said
         return said
 
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Sidecar:
+    """`everscene serve` as a process of its own, on ports that stay the same when it starts again."""
+
+    model: str
+    folder: Path
+    token: str = ""
+    control_port: int = 0
+    frames_port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp://127.0.0.1:{self.control_port}"
+
+    def start(self) -> None:
+        """Start it and wait for its first words. Skips the test when the model's weights are not in this checkout."""
+        self.control_port = self.control_port or free_port()
+        self.frames_port = self.frames_port or free_port()
+        command = [str(Path(sys.executable).parent / "everscene"), "serve", "--model", self.model, "--no-viewer"]
+        command += ["--control-port", str(self.control_port), "--frames-port", str(self.frames_port)]
+        command += ["--ring-dir", str(self.folder)] + (["--token", self.token] if self.token else [])
+        log = self.folder / "sidecar.log"
+        self.process = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
+        end = time.monotonic() + 120
+        while "Ctrl-C stops it" not in log.read_text():
+            if self.process.poll() is not None:
+                said = log.read_text()
+                if "no transformer weights" in said:
+                    pytest.skip(f"the {self.model} model's weights are not in this checkout")
+                pytest.fail(f"the sidecar ended: {said}")
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(20)
+            self.process = None
+
+
+@pytest.fixture(params=["pattern", "pocket"])
+def sidecar(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sidecar]:
+    sidecar = Sidecar(request.param, tmp_path)
+    sidecar.start()
+    yield sidecar
+    sidecar.stop()

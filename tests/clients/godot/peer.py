@@ -7,6 +7,7 @@ n alone determines (`pattern`), so that a test can tell which frame it sees and 
 """
 
 import argparse
+import functools
 import io
 import json
 import mmap
@@ -31,16 +32,20 @@ EVENTS = ("storm", "calm", "failing", "superseded", "silent")
 TROUBLES = ("garbage", "malformed", "error", "forget", "hang_up", "restart", "ring", "no_ring")
 
 
-def pattern(number: int, width: int, height: int) -> NDArray[np.uint8]:
-    """uint8 [height, width, 4]: a gradient that moves with the frame number; alpha 255."""
-    x = np.arange(width, dtype=np.uint32)[None, :]
-    y = np.arange(height, dtype=np.uint32)[:, None]
-    picture = np.empty((height, width, 4), np.uint8)
-    picture[..., 0] = (x * 255 // width + number * 3) & 255
-    picture[..., 1] = (y * 255 // height + number * 5) & 255
-    picture[..., 2] = (number * 7) & 255
+@functools.lru_cache(maxsize=4)
+def still(width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 [height, width, 4]: red rises to the right, green downwards; alpha 255."""
+    picture = np.zeros((height, width, 4), np.uint8)
+    picture[..., 0] = np.arange(width) * 255 // width
+    picture[..., 1] = (np.arange(height) * 255 // height)[:, None]
     picture[..., 3] = 255
     return picture
+
+
+def pattern(number: int, width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 [height, width, 4]: the still picture with its colours turned on by the frame number, modulo 256."""
+    turn = np.array([number * 3 & 255, number * 5 & 255, number * 7 & 255, 0], np.uint8)
+    return still(width, height) + turn
 
 
 def jpeg(picture: NDArray[np.uint8]) -> bytes:

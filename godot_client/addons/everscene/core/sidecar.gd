@@ -11,12 +11,21 @@ func start(command: String, arguments: PackedStringArray) -> bool:
 	if is_running():
 		return true
 	_pid = OS.create_process(command, arguments)
-	failure = "" if _pid > 0 else "cannot start %s: is it installed and on the PATH?" % command
+	failure = "" if _pid > 0 else "cannot start %s" % command
 	return _pid > 0
 
 
 func is_running() -> bool:
 	return _pid > 0 and OS.is_process_running(_pid)
+
+
+## True once for each process that was started and has ended by itself. A program that is not there
+## shows only so: the system starts a child, and the child finds nothing to run.
+func has_ended() -> bool:
+	if _pid <= 0 or OS.is_process_running(_pid):
+		return false
+	_pid = -1
+	return true
 
 
 ## Asks the process to end, so that it can remove its ring. Windows has no such question: there

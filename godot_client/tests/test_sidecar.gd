@@ -1,0 +1,83 @@
+extends "res://tests/test_case.gd"
+## EversceneStream against a real sidecar.
+
+const NEEDS := ["endpoint"]
+const ROUNDS := 9
+
+var _stream: EversceneStream
+
+
+func _enter_tree() -> void:
+	_stream = EversceneStream.new()
+	_stream.endpoint = options["endpoint"]
+	add_child(_stream)
+
+
+func test_an_event_shows_within_one_chunk() -> void:
+	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
+	var chunk_ms: float = 1000.0 * _stream.info["frames_per_chunk"] / _stream.info["fps"]
+	var took: Array[float] = []
+	for i in ROUNDS:
+		var began := Time.get_ticks_usec()
+		var receipt := _stream.send_event(["storm", "night", "calm", "day"][i % 4])
+		check_equal(await receipt.wait(), EversceneReceipt.State.APPLIED, "state")
+		took.append((Time.get_ticks_usec() - began) / 1000.0)
+		check(receipt.latency_ms <= took.back(), "the server's latency is within ours")
+		await wait_seconds(0.37)
+	took.sort()
+	print("      event to applied: median %.0f ms, chunk %.0f ms" % [took[ROUNDS / 2], chunk_ms])
+	check(took[ROUNDS / 2] < chunk_ms, "median %.0f of %s" % [took[ROUNDS / 2], took])
+
+
+func test_frames_bear_the_prompt_from_the_frame_that_the_receipt_names() -> void:
+	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
+	await _stream.send_event("calm").wait()
+	var prompts := {}
+	var note := func(_texture: EversceneTexture, frame: EversceneFrame) -> void:
+		prompts[frame.number] = frame.prompt
+	_stream.frame_received.connect(note)
+	await wait_until(func() -> bool: return prompts.size() >= 4)
+	var receipt := _stream.send_event("storm", {"intensity": 0.9})
+	await receipt.wait()
+	check(receipt.prompt.contains("storm"), receipt.prompt)
+	await wait_until(func() -> bool: return prompts.has(receipt.frame + 4))
+	for number: int in prompts:
+		var is_storm: bool = prompts[number].contains("storm")
+		check_equal(is_storm, number >= receipt.frame, "frame %d: %s" % [number, prompts[number]])
+	_stream.frame_received.disconnect(note)
+
+
+func test_what_cannot_be_is_rejected_with_the_reason() -> void:
+	await wait_until(func() -> bool: return _stream.is_live, 30.0)
+	var unknown := _stream.send_event("earthquake")
+	check_equal(await unknown.wait(), EversceneReceipt.State.REJECTED, "an unknown event")
+	check_equal(unknown.code, "unknown_event", unknown.reason)
+	var far := _stream.send_event("storm", {"intensity": 7})
+	check_equal(await far.wait(), EversceneReceipt.State.REJECTED, "a param out of range")
+	check_equal(far.code, "out_of_range", far.reason)
+	var param := _stream.send_event("storm", {"colour": "red"})
+	check_equal(await param.wait(), EversceneReceipt.State.REJECTED, "an unknown param")
+	check_equal(param.code, "unknown_param", param.reason)
+	var empty := _stream.send_prompt("   ")
+	check_equal(await empty.wait(), EversceneReceipt.State.REJECTED, "an empty prompt")
+
+
+func test_a_burst_of_events_loses_none() -> void:
+	await wait_until(func() -> bool: return _stream.is_live, 30.0)
+	var receipts: Array[EversceneReceipt] = []
+	for i in 40:
+		receipts.append(_stream.send_event(["storm", "calm"][i % 2]))
+	for receipt in receipts:
+		check(await receipt.wait() != EversceneReceipt.State.REJECTED, receipt.reason)
+
+
+func test_stats_come_with_latencies() -> void:
+	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
+	await _stream.send_event("storm").wait()
+	await wait_seconds(0.3)
+	var got: Array[Dictionary] = []
+	_stream.stats_received.connect(func(stats: Dictionary) -> void: got.append(stats))
+	_stream.request_stats()
+	check(await wait_until(func() -> bool: return got.size() == 1), "stats")
+	check(got[0]["latency_ms"]["n"] > 0, "latencies")
+	check(got[0]["seen_ms"]["n"] > 0, "and how long until we saw it")
