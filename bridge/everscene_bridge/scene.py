@@ -122,14 +122,14 @@ class FlagParam(_Checked):
     type: Literal["flag"]
     label: str = ""
     default: bool = False
-    on: Words = ""
-    off: Words = ""
+    if_true: Words = ""
+    if_false: Words = ""
 
     def words_for(self, value: ParamValue) -> str:
         """As NumberParam."""
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
-        return self.on if value else self.off
+        return self.if_true if value else self.if_false
 
 
 Param = Annotated[NumberParam | ChoiceParam | TextParam | FlagParam, Field(discriminator="type")]
