@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -30,12 +31,13 @@ log = logging.getLogger(__name__)
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2000
-MECHANISM_MISMATCH = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+PROBE_SECONDS = 1.0
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
 
@@ -184,7 +186,7 @@ class Link:
 
     def _take_monitor(self, monitor: "zmq.Socket[bytes]") -> None:
         event: dict[str, Any] = dict(parse_monitor_message(monitor.recv_multipart()))
-        kind, value = event["event"], event["value"]
+        kind = event["event"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._listener.on_connected()
         elif kind == zmq.EVENT_DISCONNECTED:
@@ -192,13 +194,19 @@ class Link:
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._disconnect()
             self._listener.on_refused(Refused("token", "the server refused the token"))
-        elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == MECHANISM_MISMATCH:
+        else:
+            self._compare_mechanisms()
+
+    def _compare_mechanisms(self) -> None:
+        """A handshake failed: find out whether that is because one side wants a token and the other does not."""
+        mechanism = server_mechanism(self._endpoint)
+        if mechanism == "PLAIN" and self._token is None:
             self._disconnect()
-            if self._token is None:
-                self._listener.on_refused(Refused("token", "this server needs a token"))
-            else:
-                self._token = None  # the server wants none
-                self._connect()
+            self._listener.on_refused(Refused("token", "this server needs a token"))
+        elif mechanism == "NULL" and self._token is not None:
+            self._token = None  # the server wants none
+            self._disconnect()
+            self._connect()
 
     def _take_control(self, control: "zmq.Socket[bytes]") -> None:
         while True:
@@ -225,3 +233,24 @@ class Link:
                     self._listener.on_frame(notice, topic, picture[0] if picture else None)
             except MessageError as problem:
                 log.warning("the server published what this client does not understand: %s", problem)
+
+
+def server_mechanism(endpoint: str) -> str | None:
+    """The security mechanism in a server's ZMTP greeting, `NULL` or `PLAIN`; None when it cannot be read.
+
+    libzmq does not tell: whichever side sees first that the mechanisms differ hangs up, and the other sees just that.
+    The greeting's first 12 bytes, signature and version, are enough to be sent the server's whole one.
+    """
+    place = urlsplit(endpoint)
+    greeting = b""
+    try:
+        with socket.create_connection((place.hostname, place.port), PROBE_SECONDS) as raw:
+            raw.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01")
+            while len(greeting) < 64:
+                more = raw.recv(64 - len(greeting))
+                if not more:
+                    return None
+                greeting += more
+    except OSError:
+        return None
+    return greeting[12:32].rstrip(b"\0").decode("ascii", "replace")

@@ -121,7 +121,7 @@ class LiveStream:
             self._fail(serial, failure)
             return
         with self.changed:
-            if serial != self._serial:
+            if serial != self._serial or self._stopping.is_set():
                 return
             self.timeline.generated(chunk, self.clock.now_ns())
             if chunk is not None:

@@ -1,0 +1,71 @@
+"""The command line."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from everscene_bridge.cli import app
+from everscene_bridge.server import Server
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_send_prints_both_receipts(server: Server) -> None:
+    output = run("send", "storm", "intensity=0.8", "--endpoint", server.endpoint)
+    assert "accepted, order 1" in output
+    assert "applied from frame" in output and "heavy storm" in output
+
+
+def test_send_takes_a_prompt(server: Server) -> None:
+    output = run("send", "--prompt", "a quiet city", "--transition", "cut", "--endpoint", server.endpoint)
+    assert output.rstrip().endswith("a quiet city")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["storm", "intensity=9"], "must lie from 0 to 1"),
+        (["no_such"], "no event 'no_such'"),
+        (["storm", "intensity"], "KEY=VALUE"),
+        (["--prompt", "x", "--transition", "fade"], "one of"),
+        (["storm", "--when", "later"], "now or chunk"),
+        ([], "either"),
+        (["storm", "--prompt", "x"], "either"),
+    ],
+)
+def test_send_says_what_is_wrong(server: Server, arguments: list[str], words: str) -> None:
+    assert words in run("send", *arguments, "--endpoint", server.endpoint, code=1)
+
+
+def test_watch_prints_a_line_a_second(server: Server) -> None:
+    output = run("watch", "--seconds", "1", "--endpoint", server.endpoint)
+    assert output.startswith("frame ") and " of 16 fps" in output
+
+
+def test_scene_check_prints_every_events_prompt() -> None:
+    output = run("scene", "check")
+    assert "a red fox trots along the harbour at night, clear sky" in output
+
+
+def test_scene_check_names_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "story.yaml").write_text("name: story\n")
+    output = run("scene", "check", str(tmp_path / "story.yaml"), code=1)
+    assert "template: Field required" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "a token is needed"),
+        (["--control-port", "70000"], "--control-port"),
+        (["--log-level", "loud"], "--log-level"),
+        (["--scene", "no_such.yaml"], "no_such.yaml"),
+    ],
+)
+def test_serve_refuses_to_start_and_says_why(arguments: list[str], words: str) -> None:
+    assert words in run("serve", "--model", "pattern", *arguments, code=1)

@@ -1,0 +1,314 @@
+"""The Python client against a real server."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from everscene_bridge.client import Client
+from everscene_bridge.errors import Disconnected, NotInTime, Refused, Rejected, RequestFailed, Superseded
+from everscene_bridge.messages import Notice
+from everscene_bridge.pattern import PatternEngine, PatternTimes, read_mark
+from everscene_bridge.server import Server
+
+StartServer = Callable[..., Server]
+
+
+def wait_for(ready: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_the_readmes_example(server: Server) -> None:
+    with Client(server.endpoint) as world:
+        receipt = world.event("storm", intensity=0.8)
+        applied = receipt.wait("applied", timeout=5.0)
+        for frame in world.frames():
+            assert frame.pixels.shape == (36, 64, 4) and frame.pixels.dtype == np.uint8
+            if frame.number >= applied.frame:
+                assert frame.prompt.endswith("heavy storm")
+                break
+
+
+def test_the_client_needs_no_torch() -> None:
+    code = "import sys; import everscene_bridge.client; assert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_info_scene_and_prompt_come_with_the_handshake(world: Client, server: Server) -> None:
+    assert world.info.model == "pattern"
+    assert world.info.epoch == server.epoch
+    assert world.scene.events[0].name == "storm"
+    assert world.prompt_now == "a red fox trots along the harbour by day, clear sky"
+
+
+def test_frames_in_order_are_all_frames(world: Client) -> None:
+    numbers, marks = [], []
+    for frame in world.frames(in_order=True, timeout=5):
+        numbers.append(frame.number)
+        marks.append(read_mark(frame.pixels)[0])
+        if len(numbers) == 25:
+            break
+    assert numbers == list(range(numbers[0], numbers[0] + 25))
+    assert marks == [number - 1 for number in numbers]
+    assert world.lost_frames == world.torn_copies == 0
+
+
+def test_newest_wins_leaves_out_what_came_meanwhile(world: Client) -> None:
+    numbers = []
+    for frame in world.frames(timeout=5):
+        numbers.append(frame.number)
+        if len(numbers) == 4:
+            break
+        time.sleep(0.2)
+    assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(numbers))
+
+
+def test_in_order_jumps_when_the_caller_is_too_slow_and_counts(world: Client) -> None:
+    frames = world.frames(in_order=True, timeout=5)
+    first = next(frames)
+    time.sleep(1.0)
+    second = next(frames)
+    assert second.number - first.number > 8
+    assert world.lost_frames == second.number - first.number - 1
+
+
+def test_latest_is_the_newest_frame_or_none(start_server: StartServer) -> None:
+    server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=0.1)))
+    with Client(server.endpoint) as world:
+        assert world.latest() is None
+        wait_for(lambda: world.latest() is not None)
+        frame = world.latest()
+        assert frame is not None and frame.pts == pytest.approx((frame.number - 1) / 16)
+
+
+def test_the_frame_is_the_callers_to_keep(world: Client) -> None:
+    kept = next(world.frames(timeout=5))
+    before = kept.pixels.copy()
+    time.sleep(1.0)
+    assert (kept.pixels == before).all()
+    kept.pixels[:] = 0
+
+
+def test_frames_wait_no_longer_than_told(start_server: StartServer) -> None:
+    server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=1.0)))
+    with Client(server.endpoint) as world, pytest.raises(NotInTime):
+        next(world.frames(timeout=0.1))
+
+
+@pytest.mark.parametrize("inline", ["raw", "jpeg"])
+def test_pictures_come_through_the_socket_when_asked(server: Server, inline: str) -> None:
+    with Client(server.endpoint, inline=inline) as world:  # type: ignore[arg-type]
+        frame = next(world.frames(timeout=5))
+        assert frame.pixels.shape == (36, 64, 4)
+        assert inline == "jpeg" or read_mark(frame.pixels)[0] == frame.number - 1
+        assert world._ring is None
+
+
+def test_pictures_come_through_the_socket_when_the_ring_cannot_be_opened(server: Server) -> None:
+    assert server.ring is not None
+    server.ring.path.unlink()
+    with Client(server.endpoint) as world:
+        frame = next(world.frames(in_order=True, timeout=5))
+        assert read_mark(frame.pixels)[0] == frame.number - 1
+
+
+def test_an_event_goes_from_sent_to_applied(world: Client) -> None:
+    receipt = world.event("night")
+    accepted = receipt.wait("accepted", 5)
+    applied = receipt.wait("applied", 5)
+    assert receipt.state == "applied" and receipt.done
+    assert applied.order == accepted.order == 1
+    assert applied.prompt == "a red fox trots along the harbour at night, clear sky"
+    assert 0 < applied.latency_ms < 2000
+
+
+def test_a_prompt_is_applied(world: Client) -> None:
+    assert world.prompt("a calm harbour at dawn").wait(timeout=5).prompt == "a calm harbour at dawn"
+
+
+def test_a_rejected_event_raises_with_the_servers_reason(world: Client) -> None:
+    with pytest.raises(Rejected, match="from 0 to 1") as caught:
+        world.event("storm", intensity=3.0).wait(timeout=5)
+    assert caught.value.code == "out_of_range"
+
+
+def test_values_that_the_protocol_does_not_allow_are_rejected_at_once(world: Client) -> None:
+    with pytest.raises(Rejected, match="2000"):
+        world.prompt("x" * 2001)
+    with pytest.raises(Rejected, match="params"):
+        world.event("storm", intensity=[1])  # type: ignore[arg-type]
+
+
+def test_a_superseded_prompt_raises_with_the_order_of_the_other(start_server: StartServer) -> None:
+    server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=0.05)))
+    with Client(server.endpoint) as world:
+        next(world.frames(timeout=5))
+        receipts = [world.prompt(f"prompt {i}", when="chunk") for i in range(3)]
+        with pytest.raises(Superseded) as caught:
+            receipts[0].wait(timeout=5)
+        assert caught.value.by == receipts[1].wait("accepted").order
+        assert receipts[2].wait(timeout=5).prompt == "prompt 2"
+
+
+def test_waiting_for_a_receipt_ends_in_time(start_server: StartServer) -> None:
+    server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=1.0)))
+    with Client(server.endpoint) as world, pytest.raises(NotInTime, match=r"'storm'.*applied"):
+        world.event("storm").wait("applied", 0.05)
+
+
+def test_stats_and_ping(world: Client) -> None:
+    next(world.frames(timeout=5))
+    assert world.stats().frames >= 1
+    assert 0 < world.ping() < 1000
+
+
+def test_a_command_that_is_not_known_fails(world: Client) -> None:
+    with pytest.raises(RequestFailed, match="snapshot"):
+        world.command("snapshot")
+
+
+def test_seen_frames_are_accounted(world: Client) -> None:
+    applied = world.event("storm").wait(timeout=5)
+    for frame in world.frames(in_order=True, timeout=5):
+        world.seen(frame)
+        if frame.number >= applied.frame:
+            break
+    again = world.event("night").wait(timeout=5)
+    for frame in world.frames(in_order=True, timeout=5):
+        if frame.number >= again.frame:
+            world.seen(frame)
+            break
+    wait_for(lambda: world.stats().seen_ms.n >= 1)
+
+
+def test_news_reaches_the_callback(server: Server) -> None:
+    news: list[Notice] = []
+    with Client(server.endpoint) as other, Client(server.endpoint, on_notice=news.append) as world:
+        next(world.frames(timeout=5))
+        other.event("storm").wait(timeout=5)
+        wait_for(lambda: {one.kind for one in news} >= {"input", "prompt"})
+    assert next(one for one in news if one.kind == "input").client_id == other.client_id
+
+
+def test_no_server_is_a_clear_error() -> None:
+    with pytest.raises(NotInTime, match="no server answers"):
+        Client("tcp://127.0.0.1:9", timeout=0.2)
+
+
+def test_a_closed_client_ends_its_iterators_and_receipts(start_server: StartServer) -> None:
+    server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=0.5)))
+    world = Client(server.endpoint)
+    receipt = world.event("storm")
+    threading.Timer(0.2, world.close).start()
+    assert list(world.frames()) == []
+    with pytest.raises(Disconnected):
+        receipt.wait(timeout=5)
+    with pytest.raises(Disconnected):
+        world.event("night")
+
+
+# Tokens
+
+
+def test_the_right_token_opens_both_sockets(start_server: StartServer) -> None:
+    server = start_server(token="sesame")
+    with Client(server.endpoint, token="sesame") as world:
+        assert next(world.frames(timeout=5)).number >= 1
+
+
+def test_a_wrong_token_is_refused_readably(start_server: StartServer) -> None:
+    server = start_server(token="sesame")
+    with pytest.raises(Refused, match="refused the token") as caught:
+        Client(server.endpoint, token="simsala")
+    assert caught.value.code == "token"
+
+
+def test_a_missing_token_is_refused_readably(start_server: StartServer) -> None:
+    server = start_server(token="sesame")
+    with pytest.raises(Refused, match="needs a token"):
+        Client(server.endpoint)
+
+
+def test_a_token_that_nobody_asks_for_does_no_harm(server: Server) -> None:
+    with Client(server.endpoint, token="sesame") as world:
+        assert next(world.frames(timeout=5)).number >= 1
+
+
+# A server that goes away
+
+
+class ServeProcess:
+    """`everscene serve --model pattern` in a process of its own."""
+
+    def __init__(self, ring_dir: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "everscene_bridge", "serve", "--model", "pattern", "--no-viewer"]
+        ports = ["--control-port", "0", "--frames-port", "0"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
+        self.process = subprocess.Popen(
+            [*command, *(options if "--control-port" in options else [*ports, *options]), "--ring-dir", str(ring_dir)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.lines: list[str] = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+
+    def address(self, name: str) -> str:
+        return next(line.split()[1] for line in self.lines if line.startswith(name))
+
+    def end(self, kind: int) -> int:
+        self.process.send_signal(kind)
+        return self.process.wait(10)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_server_clean_and_unlinks_the_ring(tmp_path: Path, kind: int) -> None:
+    served = ServeProcess(tmp_path)
+    with Client(served.address("control")) as world:
+        next(world.frames(timeout=5))
+        assert len(list(tmp_path.glob("*.ring"))) == 1
+        assert served.end(kind) == 0
+        wait_for(lambda: not world.connected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_kill_the_next_server_sweeps_and_the_client_has_the_stream_again(tmp_path: Path) -> None:
+    first = ServeProcess(tmp_path)
+    control, frames = (first.address(name).rsplit(":", 1)[1] for name in ("control", "frames"))
+    with Client(first.address("control")) as world:
+        seen = iter(world.frames(timeout=20))
+        next(seen)
+        open_receipt = world.event("storm")
+        open_receipt.wait("accepted", 5)
+        assert first.end(signal.SIGKILL) != 0
+        left = set(tmp_path.glob("*.ring"))
+        assert len(left) == 1
+        wait_for(lambda: not world.connected)
+        assert world.state == "disconnected"
+        second = ServeProcess(tmp_path, "--control-port", control, "--frames-port", frames)
+        back = time.monotonic()
+        wait_for(lambda: world.connected, 10)
+        frame = next(frame for frame in seen if frame.number <= 16)
+        assert time.monotonic() - back < 2.5
+        assert read_mark(frame.pixels)[0] == frame.number - 1
+        assert open_receipt.done
+        assert world.event("night").wait(timeout=5).order == 1
+        assert left.isdisjoint(tmp_path.glob("*.ring"))
+        assert second.end(signal.SIGTERM) == 0
