@@ -12,7 +12,7 @@ from everscene_bridge.server import Server
 from everscene_bridge.settings import ServeSettings
 from everscene_engine.port import EnginePort
 
-from .runtimes import MISSING, Runtime, build_checks, find_runtimes
+from .runtimes import MISSING, Runtime, build_checks, build_play, find_runtimes
 from .session import Session
 
 RUNTIMES = {runtime.name: runtime for runtime in find_runtimes()}
@@ -34,6 +34,14 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "mono" not in RUNTIMES:
         pytest.skip(MISSING)
     return build_checks(tmp_path_factory.mktemp("core"))
+
+
+@pytest.fixture(scope="session")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Play.exe."""
+    if "mono" not in RUNTIMES:
+        pytest.skip(MISSING)
+    return build_play(tmp_path_factory.mktemp("play"))
 
 
 @pytest.fixture

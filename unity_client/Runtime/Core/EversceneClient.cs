@@ -86,7 +86,7 @@ namespace Everscene
         public event Action<string, long> PromptChanged;
         /// <summary>`live`, `slow`, `stalled`, …, and the reason.</summary>
         public event Action<string, string> ServerStateChanged;
-        public event Action<Scene> SceneChanged;
+        public event Action<SceneDescription> SceneChanged;
         public event Action<ServerStats> StatsReceived;
         /// <summary>Somebody's event or prompt was accepted: its name or text, and the sender's name.</summary>
         public event Action<string, string> InputAccepted;
@@ -94,7 +94,7 @@ namespace Everscene
         public ClientState State { get; private set; } = ClientState.Connecting;
         /// <summary>What the server said last; null before the first welcome.</summary>
         public Welcome Welcome { get; private set; }
-        public Scene Scene { get; private set; } = new Scene();
+        public SceneDescription Scene { get; private set; } = new SceneDescription();
         public string Prompt { get; private set; } = "";
         public string ServerState { get; private set; } = "";
         public ServerStats LatestStats { get; private set; }
@@ -117,6 +117,9 @@ namespace Everscene
             frames = new FramesLink(settings.Token, news, Frames, plan => control.RequestHello(), ChangeRing);
             control.Start();
             frames.Start();
+            // Should nobody dispose of us before Unity reloads its domain or quits: no thread may outlive it.
+            AppDomain.CurrentDomain.DomainUnload += OnUnload;
+            AppDomain.CurrentDomain.ProcessExit += OnUnload;
         }
 
         /// <summary>
@@ -167,12 +170,16 @@ namespace Everscene
         {
             if (State == ClientState.Stopped) return;
             State = ClientState.Stopped;
+            AppDomain.CurrentDomain.DomainUnload -= OnUnload;
+            AppDomain.CurrentDomain.ProcessExit -= OnUnload;
             long until = ControlLink.NowMs + StopMs;
             control.Stop(Messages.Bye(writer), StopMs / 2);
             frames.Stop((int)Math.Max(10, until - ControlLink.NowMs));
             Frames.Dispose();
             LoseAll("the client was closed", false);
         }
+
+        void OnUnload(object sender, EventArgs arguments) => Dispose();
 
         static long RandomId()
         {

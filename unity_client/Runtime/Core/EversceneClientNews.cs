@@ -63,7 +63,7 @@ namespace Everscene
                 case NewsKind.Stats: LatestStats = (ServerStats)item.Payload; StatsReceived?.Invoke(LatestStats); break;
                 case NewsKind.Prompt: Prompt = item.Text; PromptChanged?.Invoke(item.Text, item.Number); break;
                 case NewsKind.State: ServerState = item.Text; ServerStateChanged?.Invoke(item.Text, (string)item.Payload); break;
-                case NewsKind.Scene: Scene = (Scene)item.Payload; SceneChanged?.Invoke(Scene); break;
+                case NewsKind.Scene: Scene = (SceneDescription)item.Payload; SceneChanged?.Invoke(Scene); break;
                 case NewsKind.Input: InputAccepted?.Invoke(item.Text, (string)item.Payload); break;
             }
         }

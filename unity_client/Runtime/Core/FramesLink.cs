@@ -237,7 +237,7 @@ namespace Everscene
         void HearNotice(MsgPackReader reader)
         {
             string kind = null, text = null, state = null, reason = null, client = null, input = null;
-            Scene scene = null;
+            SceneDescription scene = null;
             RingAddress ring = null;
             long order = 0;
             for (int pairs = reader.Map(); pairs > 0; pairs--)
@@ -250,7 +250,7 @@ namespace Everscene
                 else if (key.Is("order")) order = reader.Integer();
                 else if (key.Is("client")) client = reader.TextOrNil();
                 else if (key.Is("event") || key.Is("prompt")) input = reader.TextOrNil() ?? input;
-                else if (key.Is("scene")) scene = Scene.Read(ref reader);
+                else if (key.Is("scene")) scene = SceneDescription.Read(ref reader);
                 else if (key.Is("ring")) ring = RingAddress.Read(ref reader);
                 else reader.Skip();
             }

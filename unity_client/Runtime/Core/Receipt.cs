@@ -38,6 +38,14 @@ namespace Everscene
             SentNs = sentNs;
         }
 
+        /// <summary>The receipt of something that cannot be sent at all.</summary>
+        public static Receipt Unsent(string name, string code, string reason)
+        {
+            var receipt = new Receipt(0, name, UnixClock.SystemNow);
+            receipt.Advance(new ReceiptNews { State = ReceiptState.Rejected, Code = code, Reason = reason });
+            return receipt;
+        }
+
         public long Id { get; }
         /// <summary>Event's name, or the prompt's text.</summary>
         public string Name { get; }

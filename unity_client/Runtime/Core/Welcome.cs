@@ -21,7 +21,7 @@ namespace Everscene
         public string FramesEndpoint { get; private set; } = "";
         /// <summary>URL, or null.</summary>
         public string Viewer { get; private set; }
-        public Scene Scene { get; private set; } = new Scene();
+        public SceneDescription Scene { get; private set; } = new SceneDescription();
         public string Prompt { get; private set; } = "";
         public long Frame { get; private set; }
         public string State { get; private set; } = "";
@@ -58,7 +58,7 @@ namespace Everscene
             else if (key.Is("seed")) Seed = reader.Integer();
             else if (key.Is("steps")) Steps = (int)reader.Integer();
             else if (key.Is("viewer")) Viewer = reader.TextOrNil();
-            else if (key.Is("scene")) Scene = Scene.Read(ref reader);
+            else if (key.Is("scene")) Scene = SceneDescription.Read(ref reader);
             else return false;
             return true;
         }

@@ -296,19 +296,24 @@ namespace Everscene
                 throw new ConnectionException("the connection was closed", false, cause);
             }
             if (error != SocketError.Success) throw Lost(error);
-            if (got == 0) throw new ConnectionException("the server closed the connection");
+            if (got == 0) throw HungUp();
             return got;
         }
 
         ConnectionException Lost(SocketError error)
         {
             if (Volatile.Read(ref aborted) != 0) return new ConnectionException("the connection was closed");
+            // A server that hangs up is one event, whichever way the system learns of it.
+            if (error == SocketError.ConnectionReset || error == SocketError.ConnectionAborted || error == SocketError.Shutdown)
+                return HungUp();
             // Unix reports the receive timeout as WouldBlock, Windows as TimedOut.
             bool silent = error == SocketError.TimedOut || error == SocketError.WouldBlock;
             return new ConnectionException(
                 silent ? "nothing was heard from " + endpoint + " for " + patienceMs / 1000 + " s"
                        : "the connection to " + endpoint + " was lost (" + error + ")");
         }
+
+        ConnectionException HungUp() => new ConnectionException("the server at " + endpoint + " closed the connection");
 
         ConnectionException Broken(string what) =>
             new ConnectionException(endpoint + " sent what is no ZMTP: " + what);

@@ -142,7 +142,7 @@ namespace Everscene.Checks
                 "published", info.Stamps.Published, "jpeg", jpeg, "transport", info.Transport);
         }
 
-        static List<object> Names(Scene scene)
+        static List<object> Names(SceneDescription scene)
         {
             var names = new List<object>();
             foreach (SceneEvent known in scene.Events) names.Add(known.Name);

@@ -223,7 +223,7 @@ namespace Everscene.Checks
                     try
                     {
                         if (round % 2 == 0) reader.Skip();
-                        else Scene.Read(ref reader);
+                        else SceneDescription.Read(ref reader);
                         read++;
                     }
                     catch (MessageException)

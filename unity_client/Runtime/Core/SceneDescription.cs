@@ -3,7 +3,7 @@ using System.Collections.Generic;
 namespace Everscene
 {
     /// <summary>What the scene of the sidecar can do: the events that it knows, in the order to show them.</summary>
-    public sealed class Scene
+    public sealed class SceneDescription
     {
         public string Name { get; private set; } = "";
         public IReadOnlyList<SceneEvent> Events { get; private set; } = new SceneEvent[0];
@@ -16,9 +16,9 @@ namespace Everscene
             return null;
         }
 
-        public static Scene Read(ref MsgPackReader reader)
+        public static SceneDescription Read(ref MsgPackReader reader)
         {
-            var scene = new Scene();
+            var scene = new SceneDescription();
             for (int pairs = reader.Map(); pairs > 0; pairs--)
             {
                 MsgPackKey key = reader.Key();
