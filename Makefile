@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help install test test-browser demo lint clean
+.PHONY: help install test test-browser test-godot demo lint clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,11 @@ test: $(STAMP) ## every quick test; those that need a browser skip where there i
 
 test-browser: $(STAMP) ## the viewer in a real headless Chromium
 	$(BIN)/python -m pytest tests/browser
+
+test-godot: $(STAMP) ## the Godot addon in a real Godot 4, on a real or virtual screen: GODOT=/path/to/godot
+	@command -v "$(or $(GODOT),godot4)" >/dev/null || command -v godot >/dev/null || { echo "No Godot 4 here. Get 4.3 or newer \
+	from https://godotengine.org/download and run: make test-godot GODOT=/path/to/godot" >&2; exit 1; }
+	GODOT="$(GODOT)" $(BIN)/python -m pytest tests/clients/godot
 
 demo: $(STAMP) ## a living world in your browser
 	$(BIN)/everscene demo

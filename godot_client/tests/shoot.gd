@@ -67,6 +67,7 @@ func _shoot(shot_name: String, receipt: EversceneReceipt) -> void:
 		"prompt": frame.prompt,
 		"corners": _corners(),
 		"driver": RenderingServer.get_video_adapter_name(),
+		"vulkan": RenderingServer.get_rendering_device() != null,
 		"state": receipt.state if receipt != null else -1,
 		"applied_frame": receipt.frame if receipt != null else 0,
 		"latency_ms": receipt.latency_ms if receipt != null else 0.0,

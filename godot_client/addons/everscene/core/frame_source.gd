@@ -18,7 +18,7 @@ const _DEAD_AFTER_MS := 3000
 const _FLAG_CUT := 1
 const _FLAG_DISCONTINUITY := 16
 ## In order: frames kept ready at most. Beyond that the oldest goes, and is counted.
-const _QUEUE_LIMIT := 6
+const _QUEUE_LIMIT := 12
 ## In order: a frame that is later than this, or due further away than that, belongs to a clock
 ## that has shifted (slow generation, a stalled game): the playback clock is set by it anew.
 const _LATE_NS := 150_000_000
@@ -124,8 +124,10 @@ func take_due() -> EversceneFrame:
 			frame = _queue.pop_back()
 			skipped += _queue.size()
 			_queue.clear()
-		elif _due_ns(_queue[0]) <= Time.get_ticks_usec() * 1000:
-			frame = _queue.pop_front()
+		else:
+			_catch_up()
+			if _due_ns(_queue[0]) <= Time.get_ticks_usec() * 1000:
+				frame = _queue.pop_front()
 	_mutex.unlock()
 	return frame
 
@@ -295,6 +297,13 @@ func _enqueue(frame: EversceneFrame) -> void:
 		_queue.pop_front()
 		skipped += 1
 	_mutex.unlock()
+
+
+## When more frames wait than the delay asks for (the game stood still for a moment), the playback
+## clock goes forward, so that the next one is due now: they are shown faster, rather than lost.
+func _catch_up() -> void:
+	if _queue.size() > _delay_frames + 1:
+		_anchor_ns = mini(_anchor_ns, Time.get_ticks_usec() * 1000 - _queue[0].pts_ns)
 
 
 ## When [param frame] is due on our own clock. The first frame sets that clock.
