@@ -1,11 +1,12 @@
 """Weights on disk: safetensors, in shards small enough to carry, with the configuration in their metadata.
 
 A part of a model (`transformer`, `text`) is a set of files `PART-1-of-2.safetensors`, …; each names its part, format
-and configuration, so that a file is understood alone and a wrong one is refused by name.
+and configuration, so that a file is understood alone and a wrong one is refused by name. A matrix may be kept in eight
+bits: NAME as int8 and NAME.row_scale as float32, value = int8 · scale of its row.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,17 +22,36 @@ from everscene_engine.transformer import WanTransformer
 
 FORMAT = "everscene-1"
 SHARD_BYTES = 14 * 2**20
+ROW_SCALE = ".row_scale"
+POCKET_EIGHT_BIT = ("time_projection.1.weight",)  # few distinct timesteps pass through it; keeps the package small
 
 
 def save_part(
-    folder: Path, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, object], dtype: torch.dtype
+    folder: Path,
+    part: str,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, object],
+    dtype: torch.dtype,
+    eight_bit: Collection[str] = (),
 ) -> list[Path]:
-    """Write one part of a model in shards of at most 14 MiB (or one tensor); replaces what was there."""
+    """Write one part of a model in shards of at most 14 MiB (or one tensor); replaces what was there.
+
+    dtype: of the tensors on disk, but for the matrices named in eight_bit, which become int8 with a scale a row.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu()
+        if name in eight_bit:
+            scale = value.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+            stored[name] = (value.float() / scale[:, None]).round().to(torch.int8)
+            stored[name + ROW_SCALE] = scale
+        else:
+            stored[name] = value.to(dtype)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
-    for name, tensor in tensors.items():
-        held = tensor.detach().to("cpu", dtype).contiguous().clone()
+    for name, tensor in stored.items():
+        held = tensor.contiguous().clone()
         if shards[-1] and size + held.nbytes > SHARD_BYTES:
             shards.append({})
             size = 0
@@ -67,6 +87,12 @@ def load_part(folder: Path, part: str) -> tuple[dict[str, Tensor], dict[str, obj
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
+    for name in [name for name in tensors if name.endswith(ROW_SCALE)]:
+        matrix = name.removesuffix(ROW_SCALE)
+        scale = tensors.pop(name)
+        if matrix not in tensors or tensors[matrix].shape[:1] != scale.shape:
+            raise CheckpointError(f"{folder}/{part}: '{name}' has no matrix of as many rows beside it")
+        tensors[matrix] = tensors[matrix].float() * scale[:, None]
     return tensors, config
 
 
@@ -90,7 +116,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
 
 def save_pocket_transformer(transformer: WanTransformer, text: PocketTextEncoder, folder: Path) -> None:
     """Write both networks of the pocket model's second stage, in bf16."""
-    save_part(folder, "transformer", transformer.state_dict(), asdict(transformer.config), torch.bfloat16)
+    config = asdict(transformer.config)
+    save_part(folder, "transformer", transformer.state_dict(), config, torch.bfloat16, POCKET_EIGHT_BIT)
     save_part(folder, "text", text.state_dict(), asdict(text.config), torch.bfloat16)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from everscene_engine.decoder import PocketDecoder
-from everscene_engine.pocket import WEIGHTS, PocketModel, load_pocket
+from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
 from everscene_engine.stream import LatentStream, Transition
 from everscene_engine.training.world.captions import prompt_for
 from everscene_engine.training.world.contact_sheet import sheet
@@ -247,8 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = load_pocket(device, dtype, options.weights)
+    model = load_pocket(device, best_dtype(device), options.weights)
     judges, show = load(options.judges, device), Sheets(options.out, 12)
     figures: dict[str, object] = {"steps": options.steps or model.stream.steps, "seed": options.seed}
     after = [float(s) for s in options.seconds_after.split(",")]
