@@ -11,7 +11,6 @@ var stream: EversceneStream
 
 var _picture := TextureRect.new()
 var _status := Label.new()
-var _numbers := Label.new()
 var _endpoint := LineEdit.new()
 var _connect_button := Button.new()
 var _prompt := LineEdit.new()
@@ -71,11 +70,10 @@ func show_scene(scene: Dictionary) -> void:
 	for event: Dictionary in scene["events"]:
 		var group: String = event["group"]
 		if not rows.has(group):
-			var title := Label.new()
-			title.text = group.capitalize()
-			title.theme_type_variation = &"HeaderSmall"
-			_groups.add_child(title)
+			if not rows.is_empty():
+				_groups.add_child(HSeparator.new())
 			rows[group] = HFlowContainer.new()
+			rows[group].tooltip_text = group.capitalize()
 			_groups.add_child(rows[group])
 		var button := Button.new()
 		button.text = event["label"]
@@ -103,9 +101,9 @@ func _build() -> void:
 	row.add_child(_endpoint)
 	row.add_child(_connect_button)
 	add_child(row)
-	for label: Label in [_status, _numbers, _message]:
-		label.autowrap_mode = TextServer.AUTOWRAP_WORD_SMART
-		add_child(label)
+	_status.text_overrun_behavior = TextServer.OVERRUN_TRIM_ELLIPSIS
+	_status.mouse_filter = MOUSE_FILTER_PASS
+	add_child(_status)
 	_prompt.text_submitted.connect(_send_prompt)
 	_prompt.tooltip_text = "Type a prompt and press Enter"
 	add_child(_prompt)
@@ -115,6 +113,8 @@ func _build() -> void:
 	_groups.size_flags_horizontal = SIZE_EXPAND_FILL
 	scroll.add_child(_groups)
 	add_child(scroll)
+	_message.autowrap_mode = TextServer.AUTOWRAP_WORD_SMART
+	add_child(_message)
 
 
 func _toggle() -> void:
@@ -156,21 +156,21 @@ func _follow(what: String, receipt: EversceneReceipt) -> void:
 func _show_state() -> void:
 	_connect_button.text = "Disconnect" if stream.is_live else "Connect"
 	_prompt.editable = stream.is_live
-	if stream.is_live:
-		_status.text = "%s · %s · %s" % [stream.model, stream.state, stream.frames_source()]
-	else:
-		_status.text = "not connected"
-		_numbers.text = ""
+	_status.text = "%s · %s" % [stream.model, stream.state] if stream.is_live else "not connected"
+	_status.tooltip_text = "frames by way of: %s" % stream.frames_source()
 
 
 func _show_numbers() -> void:
 	var received: int = stream.frame_counts()["received"]
 	if stream.is_live:
 		var fps := maxf(0.0, (received - _frames_before) / _since_refresh)
-		_numbers.text = "%.0f fps" % fps
+		_status.text = "%s · %s · %.0f fps" % [stream.model, stream.state, fps]
 		if stream.latency_ms >= 0.0:
-			_numbers.text += " · event to picture %.0f ms" % stream.latency_ms
+			_status.text += " · %.0f ms" % stream.latency_ms
+		_status.tooltip_text = "frames by way of: %s" % stream.frames_source()
 		if stream.frame != null:
-			_numbers.text += " · frame %d" % stream.frame.number
+			_status.tooltip_text += "\nframe %d" % stream.frame.number
+		if stream.latency_ms >= 0.0:
+			_status.tooltip_text += "\nevent to picture: %.0f ms" % stream.latency_ms
 	_frames_before = received
 	_since_refresh = 0.0
