@@ -78,7 +78,7 @@ def time_shift(frames: float, head_dim: int, device: torch.device) -> Rotation:
 
 def rotate(x: Tensor, turn: Rotation) -> Tensor:
     """Turn queries or keys [B, tokens, H, E] by `turn`; computed in float32, returned in x's dtype."""
-    pairs = x.float().unflatten(-1, (-1, 2))  # [B, tokens, H, E/2, 2]
+    pairs = torch.unflatten(x.float(), -1, (-1, 2))  # [B, tokens, H, E/2, 2]
     real, imaginary = pairs[..., 0], pairs[..., 1]
     cos, sin = turn.cos[..., None, :], turn.sin[..., None, :]  # [(B,) tokens, 1, E/2]
     turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)

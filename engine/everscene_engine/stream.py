@@ -178,7 +178,8 @@ class LatentStream:
         def predict_flow(x: Tensor, timestep: float) -> Tensor:
             assert self._text is not None
             times = torch.full(x.shape[:2], timestep, device=self._device)
-            return self.transformer(x, times, turn, attention, self._text)
+            flow: Tensor = self.transformer(x, times, turn, attention, self._text)
+            return flow
 
         return denoise(predict_flow, self._noise(), self.schedule, interrupted)
 

@@ -90,7 +90,8 @@ class PocketTextEncoder(nn.Module):
         """Word ids [P, L], 0 where padded -> embeddings [P, L, width]; padded rows hold nothing of use."""
         x = self.word(ids) + self.place[: ids.shape[1]]
         x = self.layers(x, src_key_padding_mask=ids == 0)
-        return self.norm(x)
+        normed: Tensor = self.norm(x)
+        return normed
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """Embeddings of some prompts, on the encoder's device. Raises PromptRejected."""

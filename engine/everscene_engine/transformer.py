@@ -57,13 +57,13 @@ class Attention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def queries(self, x: Tensor) -> Tensor:
-        return self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))  # [..., tokens, H, E]
+        return torch.unflatten(self.norm_q(self.q(x)), -1, (self.heads, -1))  # [..., tokens, H, E]
 
     def keys(self, x: Tensor) -> Tensor:
-        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1))
+        return torch.unflatten(self.norm_k(self.k(x)), -1, (self.heads, -1))
 
     def values(self, x: Tensor) -> Tensor:
-        return self.v(x).unflatten(-1, (self.heads, -1))
+        return torch.unflatten(self.v(x), -1, (self.heads, -1))
 
 
 class Block(nn.Module):
@@ -101,7 +101,8 @@ class Block(nn.Module):
         x = x + attn.o(seen.flatten(2)).view_as(x) * gate_a
         x = x + self._cross(x, layer, text)
         h = layer_norm(x, self.eps) * (1 + scale_f) + shift_f
-        return x + self.ffn(h) * gate_f
+        out: Tensor = x + self.ffn(h) * gate_f
+        return out
 
     def _cross(self, x: Tensor, layer: int, text: Conditioning) -> Tensor:
         clips, frames = x.shape[:2]
@@ -114,7 +115,8 @@ class Block(nn.Module):
         if prompts == 1 and clips > 1:
             keys, values = keys.expand(clips, -1, -1, -1), values.expand(clips, -1, -1, -1)
         seen = attend(self.cross_attn.queries(rows), keys, values, bias)
-        return self.cross_attn.o(seen.flatten(2)).view_as(x)
+        out: Tensor = self.cross_attn.o(seen.flatten(2))
+        return out.view_as(x)
 
 
 class Head(nn.Module):
@@ -129,7 +131,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, F, n, D], time [B, F, D] -> [B, F, n, patch²·C], the channel fastest."""
         shift, scale = (self.modulation[:, None] + time[:, :, None]).unsqueeze(3).unbind(2)  # [B, F, 1, D]
-        return self.head(layer_norm(x, self.eps) * (1 + scale) + shift)
+        out: Tensor = self.head(layer_norm(x, self.eps) * (1 + scale) + shift)
+        return out
 
 
 class WanTransformer(nn.Module):
@@ -152,6 +155,10 @@ class WanTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
 
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def condition(self, text: TextEmbedding) -> Conditioning:
         """Cross-attention keys and values of all layers for P prompts, once per prompt.
 
@@ -166,8 +173,8 @@ class WanTransformer(nn.Module):
 
     def condition_rows(self, tokens: Tensor, bias: Tensor | None) -> Conditioning:
         """Keys and values of text rows [P, L, text_dim] with their logit bias [P, 1, 1, L] or None."""
-        rows = self.text_embedding(tokens.to(self.text_embedding[0].weight.dtype))  # [P, L, D]
-        layers = [block.cross_attn for block in self.blocks]
+        rows = self.text_embedding(tokens.to(self.patch_embedding.weight.dtype))  # [P, L, D]
+        layers = [block.cross_attn for block in self.layers()]
         return Conditioning(
             tuple(layer.keys(rows) for layer in layers), tuple(layer.values(rows) for layer in layers), bias
         )
@@ -193,7 +200,7 @@ class WanTransformer(nn.Module):
         return self._unpatch(self.head(x, time), latents.shape)
 
     def _patches(self, latents: Tensor) -> Tensor:
-        x = self.patch_embedding(latents.transpose(1, 2))  # [B, D, F, h/2, w/2]
+        x: Tensor = self.patch_embedding(latents.transpose(1, 2))  # [B, D, F, h/2, w/2]
         return x.flatten(3).permute(0, 2, 3, 1)  # [B, F, n, D]
 
     def _time(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -201,7 +208,8 @@ class WanTransformer(nn.Module):
         rates = 10000.0 ** -(torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angles = timesteps.double()[..., None] * rates  # [B, F, half]
         sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
-        return self.time_embedding(sinusoid)
+        embedded: Tensor = self.time_embedding(sinusoid)
+        return embedded
 
     def _unpatch(self, x: Tensor, shape: torch.Size) -> Tensor:
         clips, frames, channels, height, width = shape

@@ -214,6 +214,7 @@ def measure_endurance(
             same = [same_subject(r, a) for r, a in zip(readings, wanted, strict=True)]
             row["subject_same"] = round(fmean(same), 3)
             rows.append(row)
+            print("endurance", json.dumps(row), flush=True)
             shown.append(frames[:, -1])
     show("endurance", torch.stack(shown, dim=1))
     return {"clips": clips, "rows": rows}
@@ -263,8 +264,6 @@ def main() -> None:
         figures["endurance"] = measure_endurance(
             model, judges, options.endurance_clips, options.endurance_seconds, options.seed, options.steps, show
         )
-        for row in figures["endurance"]["rows"]:  # type: ignore[index]
-            print("endurance", json.dumps(row), flush=True)
         print(f"({time.monotonic() - start:.0f} s)")
     (options.out / "figures.json").write_text(json.dumps(figures, indent=1))
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from everscene_engine.autoencoder import Autoencoder
 from everscene_engine.text import PocketTextEncoder
+from everscene_engine.training.world.captions import CUT_PREFIX
 from everscene_engine.training.world.render import render
-from everscene_engine.training.world.scene import CUT_PREFIX, FRAMES_PER_SECOND, sample_clips
+from everscene_engine.training.world.scene import FRAMES_PER_SECOND, sample_clips
 
 FRAMES_PER_LATENT = 4
 MAX_PIXELS = {"cuda": 1 << 27, "cpu": 1 << 21}  # painted at once: a GPU wants few large kernels, a CPU its cache

@@ -358,8 +358,8 @@ def zero_outputs(transformer: WanTransformer) -> None:
     """Start with blocks that do nothing and a flow of zero, which trains faster than random ones."""
     nn.init.zeros_(transformer.head.head.weight)
     nn.init.zeros_(transformer.head.head.bias)
-    nn.init.zeros_(transformer.time_projection[1].weight)
-    nn.init.zeros_(transformer.time_projection[1].bias)
+    for parameter in transformer.time_projection.parameters():
+        nn.init.zeros_(parameter)
 
 
 class Optimizer:
