@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help install test test-browser test-godot demo lint clean
+.PHONY: help install test test-browser test-godot test-unity stress-unity demo lint clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,14 @@ test-godot: $(STAMP) ## the Godot addon in a real Godot 4, on a real or virtual 
 	@command -v "$(or $(GODOT),godot4)" >/dev/null || command -v godot >/dev/null || { echo "No Godot 4 here. Get 4.3 or newer \
 	from https://godotengine.org/download and run: make test-godot GODOT=/path/to/godot" >&2; exit 1; }
 	GODOT="$(GODOT)" $(BIN)/python -m pytest tests/clients/godot
+
+test-unity: $(STAMP) ## the Unity package under Mono and CoreCLR; installs both
+	tests/clients/unity/get_runtimes.sh
+	$(BIN)/python -m pytest tests/clients/unity
+
+stress-unity: $(STAMP) ## ten minutes in which the C# ring reader may not show one torn frame
+	tests/clients/unity/get_runtimes.sh
+	UNITY_TORN_SECONDS=600 $(BIN)/python -m pytest tests/clients/unity/test_unity_speed.py -k "torn and mono and yes" -s
 
 demo: $(STAMP) ## a living world in your browser
 	$(BIN)/everscene demo

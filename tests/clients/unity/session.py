@@ -78,6 +78,13 @@ class Session:
             if said["kind"] == kind and all(said[name] == value for name, value in fields.items()):
                 return said
 
+    def ever(self, kind: str, timeout: float = 20.0, **fields: Any) -> Said:
+        """Like `expect`, but what was said before counts too."""
+        for said in self.heard:
+            if said["kind"] == kind and all(said[name] == value for name, value in fields.items()):
+                return said
+        return self.expect(kind, timeout, **fields)
+
     def frames(self, count: int, timeout: float = 30.0) -> list[Said]:
         """The next frames it shows."""
         self.do(f"frames {count}")

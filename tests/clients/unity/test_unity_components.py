@@ -12,6 +12,8 @@ import pytest
 from .conftest import Serve
 from .runtimes import Runtime
 
+pytestmark = pytest.mark.slow  # make test-unity runs it
+
 Play = Callable[..., None]
 
 

@@ -16,6 +16,8 @@ from .conftest import Connect
 from .rogues import GREETING, READY, raw_server, router
 from .runtimes import Runtime
 
+pytestmark = pytest.mark.slow  # make test-unity runs it
+
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 WELCOME = json.loads((VECTORS / "messages" / "welcome.json").read_text(encoding="utf-8"))["message"]
 

@@ -11,6 +11,8 @@ from everscene_bridge.server import Server
 
 from .conftest import Connect, Serve
 
+pytestmark = pytest.mark.slow  # make test-unity runs it
+
 
 def crcs_of_python(server: Server, frames: int) -> dict[int, int]:
     with Client(server.endpoint, server.settings.token) as world:
@@ -68,12 +70,12 @@ def test_an_event_is_accepted_then_applied_and_its_frame_shows_it(serve: Serve, 
     session.do("event storm intensity=0.8")
     order = session.expect("receipt", state="Accepted", name="storm")["order"]
     applied = session.expect("receipt", state="Applied", name="storm")
-    session.expect("frame", number=applied["frame"] + 2)
+    session.ever("frame", number=applied["frame"])
     numbers = [said["number"] for said in session.heard if said["kind"] == "frame" and said["order"] == order]
     assert numbers[0] == applied["frame"]
     assert applied["prompt"]
     assert applied["latency_ms"] > 0
-    assert [said["text"] for said in session.heard if said["kind"] == "prompt"] == [applied["prompt"]]
+    assert session.ever("prompt")["text"] == applied["prompt"]
 
 
 def test_a_prompt_takes_hold(serve: Serve, connect: Connect) -> None:

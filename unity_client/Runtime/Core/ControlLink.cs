@@ -39,6 +39,7 @@ namespace Everscene
         readonly Thread sender;
         ZmtpConnection connection;
         bool welcomed;
+        bool helloWanted;
         bool stopping;
         bool refused;
         long helloAtMs = -1;
@@ -82,14 +83,19 @@ namespace Everscene
                     expired.Add(queue.Dequeue());
         }
 
-        /// <summary>Says hello again on the present connection: the ring is gone, or a new server answers.</summary>
+        /// <summary>
+        /// Has hello said again on the present connection: the ring is gone, or a new server answers. From any thread; the
+        /// sender says it, at most once a second.
+        /// </summary>
         public void RequestHello()
         {
             lock (gate)
             {
                 if (connection == null || helloAtMs >= 0 && NowMs - helloAtMs < 1000) return;
+                helloAtMs = NowMs;
                 welcomed = false;
-                SayHello(connection);
+                helloWanted = true;
+                Monitor.PulseAll(gate);
             }
         }
 
@@ -165,7 +171,9 @@ namespace Everscene
                 {
                     if (stopping) return new ConnectionException("stopped");
                     connection = opened;
-                    SayHello(opened);
+                    helloAtMs = NowMs;
+                    helloWanted = true;
+                    Monitor.PulseAll(gate);
                 }
                 Hear(opened, ref wasWelcomed);
                 return new ConnectionException("the server refused us"); // Hear has told the reason
@@ -180,17 +188,11 @@ namespace Everscene
                 {
                     connection = null;
                     welcomed = false;
+                    helloWanted = false;
                     helloAtMs = -1;
                 }
                 if (opened != null) opened.Dispose();
             }
-        }
-
-        void SayHello(ZmtpConnection to)
-        {
-            helloAtMs = NowMs;
-            byte[] bytes = hello();
-            to.Send(bytes, bytes.Length);
         }
 
         // Returns when the server has refused; every other end is an exception.
@@ -305,17 +307,10 @@ namespace Everscene
 
         void SendQueued()
         {
-            while (true)
+            Outgoing next;
+            ZmtpConnection to;
+            while (TakeNext(out next, out to))
             {
-                Outgoing next;
-                ZmtpConnection to;
-                lock (gate)
-                {
-                    while (!stopping && (queue.Count == 0 || !welcomed)) Monitor.Wait(gate);
-                    if (queue.Count == 0 || !welcomed) return; // stopping, and nothing that can be sent
-                    next = queue.Dequeue();
-                    to = connection;
-                }
                 if (next.Receipt != null) next.Receipt.WasSent = true;
                 try
                 {
@@ -323,12 +318,33 @@ namespace Everscene
                 }
                 catch (ConnectionException lost)
                 {
+                    // The listener notices too, and connects again; here it matters only what was under way.
                     if (next.Receipt == null) continue;
                     news.Add(new News(NewsKind.Receipt, null, new ReceiptNews
                     {
                         Id = next.Receipt.Id, State = ReceiptState.Lost, Reason = "it broke while it was sent: " + lost.Message,
                     }));
                 }
+            }
+        }
+
+        // Waits for something that can be sent now; false when there is nothing more to come.
+        bool TakeNext(out Outgoing next, out ZmtpConnection to)
+        {
+            lock (gate)
+            {
+                while (!stopping && !helloWanted && (queue.Count == 0 || !welcomed)) Monitor.Wait(gate);
+                to = connection;
+                next = null;
+                if (helloWanted && !stopping)
+                {
+                    helloWanted = false;
+                    next = new Outgoing { Bytes = hello() };
+                    return true;
+                }
+                if (queue.Count == 0 || !welcomed) return false;
+                next = queue.Dequeue();
+                return true;
             }
         }
     }

@@ -55,16 +55,21 @@ namespace Everscene
         /// <summary>Puts another ring in place of the present one, or none; the old one is closed. From any thread.</summary>
         internal void SetRing(FrameRing next)
         {
+            FrameRing old;
             lock (gate)
             {
-                if (ring != null) ring.Dispose();
+                old = ring;
                 ring = next;
                 ringToken++;
-                if (next == null) return;
-                heartbeat = next.HeartbeatNs;
-                sinceHeartbeat.Reset();
-                sinceHeartbeat.Start();
+                if (next != null)
+                {
+                    heartbeat = next.HeartbeatNs;
+                    sinceHeartbeat.Reset();
+                    sinceHeartbeat.Start();
+                }
             }
+            // Outside of the lock: unmapping takes longer than the game's thread should wait.
+            if (old != null) old.Dispose();
         }
 
         /// <summary>Once true after a ring was given up: the client has to say hello again.</summary>

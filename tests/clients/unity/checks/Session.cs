@@ -3,6 +3,7 @@ using System.Collections.Concurrent;
 using System.Collections.Generic;
 using System.Diagnostics;
 using System.Globalization;
+using System.IO;
 using System.Runtime.InteropServices;
 using System.Threading;
 
@@ -10,7 +11,8 @@ namespace Everscene.Checks
 {
     /// <summary>
     /// A client that a test leads by the hand: one command a line on stdin, everything that happens as lines on stdout.
-    /// Commands: `event NAME key=value…`, `prompt TEXT`, `await NAME`, `frames N`, `stats`, `close`.
+    /// Commands: `event NAME key=value…`, `prompt TEXT`, `await NAME`, `frames N`, `save PATH` (the next frame's
+    /// pixels as they are), `stats`, `close`.
     /// </summary>
     sealed class Session
     {
@@ -21,6 +23,7 @@ namespace Everscene.Checks
         IntPtr pixels = Marshal.AllocHGlobal(4);
         int capacity = 4;
         int framesToPrint;
+        string savePath;
 
         public Session(string[] arguments)
         {
@@ -88,6 +91,7 @@ namespace Everscene.Checks
                 case "prompt": client.SendPrompt(line.Substring(7)); break;
                 case "await": Await(words[1]); break;
                 case "frames": framesToPrint = int.Parse(words[1]); break;
+                case "save": savePath = line.Substring(5); break;
                 case "stats": client.RequestStats(); break;
                 default: Say("kind", "unknown", "line", line); break;
             }
@@ -129,8 +133,19 @@ namespace Everscene.Checks
                 }
                 if (!client.Frames.TryCopy(ref info, pixels, capacity, bottomFirst)) continue;
                 client.MarkShown(ref info);
+                Save(ref info);
                 Print(ref info, framesToPrint > 0 ? Crc32.Of((byte*)pixels, info.RgbaBytes) : 0, 0);
             }
+        }
+
+        void Save(ref FrameInfo info)
+        {
+            if (savePath == null) return;
+            var bytes = new byte[info.RgbaBytes];
+            Marshal.Copy(pixels, bytes, 0, bytes.Length);
+            File.WriteAllBytes(savePath, bytes);
+            savePath = null;
+            Say("kind", "saved", "number", info.Number, "width", info.Width, "height", info.Height, "prompt", info.Prompt);
         }
 
         void Print(ref FrameInfo info, uint crc, int jpeg)
