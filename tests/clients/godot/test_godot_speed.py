@@ -6,8 +6,10 @@ not hide what is measured; the texture and its upload are full size.
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from .test_godot_screens import DRIVERS
 pytestmark = pytest.mark.slow
 
 SECONDS = int(os.environ.get("GODOT_SPEED_SECONDS", "60"))
-ATTEMPTS = 3
-"""Other processes of the machine can take the processor away from the game: one undisturbed run out of three counts."""
+ATTEMPTS = 2
+OTHERS_LIMIT = 0.25
+"""Processor cores that other programs may take meanwhile. Above that a lost frame says nothing about the addon."""
 
 P95_LIMIT_USEC = 2000
 
@@ -43,19 +46,42 @@ def measure(screen: list[str], project: Path, folder: Path, driver: str) -> dict
     return result
 
 
+def busy_seconds() -> float | None:
+    """Processor seconds that the whole machine has worked; None where the system does not say."""
+    try:
+        first = Path("/proc/stat").read_text().splitlines()[0]
+    except FileNotFoundError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in first.split()[1:8])
+    return float(user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Processor seconds of this process and of those that it started and that have ended."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_720p_at_60_takes_under_2_ms_and_misses_no_frame(
     godot_screen: list[str], project: Path, tmp_path: Path, driver: str
 ) -> None:
     tried = []
     for _ in range(ATTEMPTS):
+        began, busy, own = time.monotonic(), busy_seconds(), own_seconds()
         result = measure(godot_screen, project, tmp_path, driver)
-        print(json.dumps(result))
+        took, busy_now = time.monotonic() - began, busy_seconds()
+        others = 0.0 if busy is None or busy_now is None else (busy_now - busy - own_seconds() + own) / took
+        print(json.dumps({**result, "others": round(others, 2)}))
         assert result["size"] == [1280, 720]
-        lost = result["missed"] + result["torn"] + result["skipped"]
         frames = result["last"] - result["first"] + 1
-        tried.append((result["cost_usec"]["p95"], lost, frames))
-        if result["cost_usec"]["p95"] < P95_LIMIT_USEC and lost == 0 and result["shown"] == frames:
+        lost = result["missed"] + result["torn"] + result["skipped"]
+        is_good = lost == 0 and result["shown"] == frames and result["cost_usec"]["p95"] < P95_LIMIT_USEC
+        if is_good:
             assert frames >= SECONDS * 59, "the stream itself was slower than 60 frames a second"
             return
-    pytest.fail(f"(p95 µs, frames lost, frames) of each attempt: {tried}")
+        words = f"p95 {result['cost_usec']['p95']} µs, {lost} of {frames} frames lost"
+        tried.append(f"{words}, while other programs took {others:.1f} cores")
+        if others < OTHERS_LIMIT:
+            pytest.fail("; ".join(tried))
+    pytest.skip(f"other programs keep this machine too busy to tell: {'; '.join(tried)}")
