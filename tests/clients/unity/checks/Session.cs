@@ -90,7 +90,10 @@ namespace Everscene.Checks
                     break;
                 case "prompt": client.SendPrompt(line.Substring(7)); break;
                 case "await": Await(words[1]); break;
-                case "frames": framesToPrint = int.Parse(words[1]); break;
+                case "frames":
+                    framesToPrint = int.Parse(words[1]);
+                    Say("kind", "counting");
+                    break;
                 case "save": savePath = line.Substring(5); break;
                 case "stats": client.RequestStats(); break;
                 default: Say("kind", "unknown", "line", line); break;
