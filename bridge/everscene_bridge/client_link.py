@@ -30,7 +30,7 @@ from everscene_bridge.messages import (
 log = logging.getLogger(__name__)
 
 RECONNECT_MS = 100
-RECONNECT_MAX_MS = 2000
+RECONNECT_MAX_MS = 1000
 PROBE_SECONDS = 1.0
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
