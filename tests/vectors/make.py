@@ -320,8 +320,7 @@ def write_messages(folder: Path) -> None:
     entries += [(n, {"direction": "client", "message": m}) for n, m in client_messages().items()]
     entries += [(n, {"direction": "server", "message": m}) for n, m in server_messages().items()]
     entries += [
-        (n, {"direction": "frames", "topic": topic, "message": m})
-        for n, (topic, m) in frames_messages().items()
+        (n, {"direction": "frames", "topic": topic, "message": m}) for n, (topic, m) in frames_messages().items()
     ]
     for name, entry in entries:
         (folder / f"{name}.msgpack").write_bytes(msgpack.packb(entry["message"]))
@@ -393,9 +392,7 @@ def header_bytes(values: dict[str, int]) -> bytes:
 
 def descriptor_bytes(values: dict[str, int]) -> bytes:
     """The 128 bytes of one slot descriptor."""
-    names = (
-        "lock seq pts_ns commit_unix_ns width height stride_bytes payload_bytes fourcc primaries transfer "
-    )
+    names = "lock seq pts_ns commit_unix_ns width height stride_bytes payload_bytes fourcc primaries transfer "
     names += "matrix full_range flags crc32 epoch order generation_us index chunk"
     form = "<QQqqIIIIIBBBBIIQQIIQ"
     return struct.pack(form, *(values[name] for name in names.split())).ljust(128, b"\0")
