@@ -94,9 +94,7 @@ def _positions(gap: Tensor, frames: int, chunk_frames: int, sink_reach: int, gen
     return torch.cat([sink, start[:, None] + torch.arange(rest)[None]], dim=1) + offset
 
 
-def sees(
-    query_chunk: Tensor, key_chunk: Tensor, query_noisy: Tensor, key_noisy: Tensor, window_chunks: int
-) -> Tensor:
+def sees(query_chunk: Tensor, key_chunk: Tensor, query_noisy: Tensor, key_noisy: Tensor, window_chunks: int) -> Tensor:
     """The rule of the mask, elementwise on broadcastable tensors: True where the query sees the key.
 
     Clean sees clean: the sink, the window before it and its own chunk. Noisy sees clean: the sink and the window,
