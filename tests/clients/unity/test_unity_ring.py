@@ -178,6 +178,7 @@ def test_a_ring_that_cannot_be_used_is_replaced_by_pictures_through_the_socket(
         session.expect("connected")
         stage.await_topics(b"frame.raw", b"notice")
         session.do("frames 1")
+        session.expect("counting")
         frame: dict[str, Any] = {"frame": 5, "epoch": EPOCH, "ring_id": 0, "slot": 0, "width": WIDTH, "height": HEIGHT}
         frame |= {"stride": WIDTH * 4, "pts_ns": 0, "chunk": 0, "index": 0, "order": 0, "prompt": "p", "flags": 8}
         stage.publish(b"frame.raw", msgpack.packb(frame), bytes(WIDTH * HEIGHT * 4 - 1))
