@@ -3,17 +3,14 @@
 It shares no code with the bridge: what the addon and this peer agree on is the document. Frame n is a pattern that
 n alone determines (`pattern`), so that a test can tell which frame it sees and that every byte of it is right.
 
-    python peer.py --width 1280 --height 720 --fps 60      prints one line of JSON: {"endpoint": …, "ring": …}
+    python -m tests.clients.godot.peer --width 1280 --height 720 --fps 60    prints {"endpoint": …, "ring": …}
 """
 
 import argparse
 import functools
 import io
 import json
-import mmap
-import os
 import random
-import struct
 import sys
 import threading
 import time
@@ -26,8 +23,8 @@ import zmq
 from numpy.typing import NDArray
 from PIL import Image
 
-SLOTS = 8
-DATA_OFFSET = 65536
+from .ring_file import SLOTS, RingFile
+
 EVENTS = ("storm", "calm", "failing", "superseded", "silent")
 TROUBLES = ("garbage", "malformed", "error", "forget", "hang_up", "restart", "ring", "no_ring")
 
@@ -68,102 +65,6 @@ def bind(socket: zmq.Socket[bytes], port: int) -> int:
                 raise
             time.sleep(0.02)
     raise OSError(f"port {port} stays taken")
-
-
-class RingFile:
-    """The file of docs/protocol.md §7, written in its order."""
-
-    def __init__(self, folder: Path, epoch: int, width: int, height: int, fps: int) -> None:
-        self.ring_id = random.getrandbits(62) + 1
-        self.path = folder / f"everscene-{os.getpid()}-{random.getrandbits(32):08x}.ring"
-        self.width, self.height = width, height
-        capacity = width * height * 4
-        self.slot_stride = -(-capacity // 65536) * 65536
-        self.file_bytes = DATA_OFFSET + SLOTS * self.slot_stride
-        with self.path.open("wb") as file:
-            file.truncate(self.file_bytes)
-        self._file = self.path.open("r+b")
-        self._map = mmap.mmap(self._file.fileno(), self.file_bytes)
-        self._words = np.frombuffer(self._map, np.uint64)
-        self._bytes = np.frombuffer(self._map, np.uint8)
-        self._epoch = epoch
-        struct.pack_into(
-            "<8sIIQIIIIQQQQQqIIQII",
-            self._map,
-            0,
-            b"EVERRING",
-            0x00010000,
-            4096,
-            self.file_bytes,
-            SLOTS,
-            0x200,
-            128,
-            DATA_OFFSET,
-            self.slot_stride,
-            capacity,
-            self.ring_id,
-            os.getpid(),
-            time.time_ns(),
-            0,
-            0x01020304,
-            0,
-            epoch,
-            fps,
-            1,
-        )
-        self.beat()
-        self.set_state(1)
-
-    def beat(self) -> None:
-        self._words[0x88 // 8] = time.time_ns()
-
-    def set_state(self, state: int) -> None:
-        struct.pack_into("<I", self._map, 0x90, state)
-
-    def commit(self, frame: dict[str, Any], picture: NDArray[np.uint8]) -> None:
-        number, slot = frame["frame"], frame["frame"] % SLOTS
-        at = 0x200 + 128 * slot
-        self._words[at // 8] = 2 * number - 1
-        start = DATA_OFFSET + slot * self.slot_stride
-        self._bytes[start : start + picture.nbytes] = picture.reshape(-1)
-        struct.pack_into(
-            "<QqqIIIIIBBBBIIQQIIQ",
-            self._map,
-            at + 8,
-            number,
-            frame["pts_ns"],
-            frame["stamps_ns"]["published"],
-            self.width,
-            self.height,
-            self.width * 4,
-            picture.nbytes,
-            0x41424752,
-            1,
-            13,
-            0,
-            1,
-            frame["flags"],
-            0,
-            self._epoch,
-            frame["order"],
-            1000,
-            frame["index"],
-            frame["chunk"],
-        )
-        self._words[at // 8] = 2 * number
-        self._words[0x80 // 8] = number
-
-    def close(self) -> None:
-        self.set_state(2)
-        self.path.unlink(missing_ok=True)
-
-    def description(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "ring_id": self.ring_id,
-            "slot_count": SLOTS,
-            "file_bytes": self.file_bytes,
-        }
 
 
 class Peer:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from .conftest import ROOT
 from .test_godot_screens import DRIVERS
 
 pytestmark = pytest.mark.slow
@@ -29,8 +30,8 @@ P95_LIMIT_USEC = 2000
 
 def measure(screen: list[str], project: Path, folder: Path, driver: str) -> dict[str, Any]:
     """One run; what tests/speed.gd writes."""
-    serve = [sys.executable, str(Path(__file__).parent / "peer.py"), "--width", "1280", "--height", "720"]
-    peer = subprocess.Popen([*serve, "--fps", "60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    serve = [sys.executable, "-m", "tests.clients.godot.peer", "--width", "1280", "--height", "720"]
+    peer = subprocess.Popen([*serve, "--fps", "60"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert peer.stdin is not None and peer.stdout is not None
     try:
         endpoint = json.loads(peer.stdout.readline())["endpoint"]
