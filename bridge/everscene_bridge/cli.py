@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from everscene_bridge import protocol
+from everscene_bridge.cli_models import models_app
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice
 from everscene_bridge.errors import ClientError, EversceneError, SettingsError
@@ -26,6 +27,7 @@ from everscene_engine.errors import EngineError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 scene_app = typer.Typer(no_args_is_help=True, help="Scene files.")
 app.add_typer(scene_app, name="scene")
+app.add_typer(models_app, name="models")
 console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"

@@ -6,6 +6,7 @@ D model width · H heads · E head width · T video frames · L text tokens · S
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from everscene_engine.errors import ConfigError
 
@@ -50,6 +51,11 @@ class StreamConfig:
     ago it was (a model of endless streams never meets a distance it was not trained on); None: at its true
     distance. steps: denoising steps. shift: of the flow schedule. fps: video frames per second.
     frames_per_latent: video frames that a latent frame decodes to. spatial_stride: pixels per latent cell.
+    sampler: "unipc" is deterministic within a chunk, "renoise" adds fresh noise after every step (see `sampler`).
+    recache: "causal" makes the window again chunk by chunk, each seeing those before it; "bidirectional" in one
+    forward in which all of them see each other. shot_sink: the first chunk after a cut is kept too, in a slot of the
+    window, until the next cut. shot_offset: latent frames by which RoPE jumps ahead at each cut.
+    cut_clears_window: after a cut the window begins empty, with the sink and the new shot's first chunk alone.
     """
 
     latent_height: int
@@ -62,6 +68,11 @@ class StreamConfig:
     frames_per_latent: int = 4
     spatial_stride: int = 8
     shift: float = 5.0
+    sampler: Literal["unipc", "renoise"] = "unipc"
+    recache: Literal["causal", "bidirectional"] = "causal"
+    shot_sink: bool = False
+    shot_offset: int = 0
+    cut_clears_window: bool = False
 
     def __post_init__(self) -> None:
         for name in ("latent_height", "latent_width"):
@@ -70,6 +81,10 @@ class StreamConfig:
         if self.chunk_frames < 1 or self.window_chunks < 1:
             raise ConfigError(
                 f"chunk_frames {self.chunk_frames} and window_chunks {self.window_chunks} must be at least 1"
+            )
+        if self.shot_sink and self.window_chunks < 2:
+            raise ConfigError(
+                f"window_chunks is {self.window_chunks}; a shot sink takes one of them, so it must be at least 2"
             )
         if self.sink_reach is not None and self.sink_reach < (self.window_chunks + 1) * self.chunk_frames:
             raise ConfigError(

@@ -1,0 +1,200 @@
+"""`everscene models`: a hub of our own stands in for the real one, everything else is what a user runs."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from everscene_bridge import cli_models
+from everscene_bridge.cli import app
+from everscene_engine.errors import CheckpointError, ConfigError
+from everscene_engine.models import networks
+from everscene_engine.models import pull as pulling
+from everscene_engine.models.layout import read_header
+from everscene_engine.models.presets import PRESETS, Source, preset
+from everscene_engine.models.pull import chosen_sources, pull
+from everscene_engine.models.verify import verify
+from tests.engine.published import PRESET, TEXT, VAE_22, filled, transformer_weights
+
+LORA = Source("transformer-4step", "someone/lora", "lora.pt", "MIT", lora_alpha=2, onto="base.pt")
+
+
+class Shelf:
+    """A hub whose files lie in a folder; remembers what it was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str, str | None]] = []
+
+    def fetch(self, repo: str, path: str, revision: str | None) -> tuple[Path, str]:
+        self.asked.append((repo, path, revision))
+        if not (self.folder / path).exists():
+            raise CheckpointError(f"cannot fetch {path} of {repo}: 404")
+        return self.folder / path, revision or "newest"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every published file of the small preset."""
+    folder = tmp_path_factory.mktemp("hub")
+    torch.save({"generator": transformer_weights(0)}, folder / "model_bf16.pt")
+    torch.save({"generator": transformer_weights(1)}, folder / "model_te.pt")
+    text = filled(networks.text(TEXT)).state_dict()
+    text.pop("encoder.embed_tokens.weight", None)
+    torch.save(text, folder / "models_t5_umt5-xxl-enc-bf16.pth")
+    torch.save(filled(networks.vae(VAE_22)).state_dict(), folder / "Wan2.2_VAE.pth")
+    torch.save(filled(networks.vae({**VAE_22, "decoder_base_dim": 4})).state_dict(), folder / "MG-LightVAE_v2.pth")
+    (folder / "google" / "umt5-xxl").mkdir(parents=True)
+    (folder / "google" / "umt5-xxl" / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def pulled(published: Path, tmp_path: Path) -> Path:
+    list(pull(PRESET, chosen_sources(PRESET, None), tmp_path / PRESET.name, Shelf(published)))
+    return tmp_path
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
+    """The command line over the small preset."""
+    monkeypatch.setattr(cli_models, "preset", lambda name: PRESET if name == PRESET.name else preset(name))
+    yield CliRunner()
+
+
+def test_pull_fetches_converts_and_writes_down_what_it_fetched(published: Path, tmp_path: Path) -> None:
+    hub = Shelf(published)
+    done = list(pull(PRESET, chosen_sources(PRESET, 2, ("lightvae2",)), tmp_path, hub))
+    assert [part.part for part in done] == ["transformer-2step", "text", "tokenizer", "vae", "lightvae2"]
+    assert verify(PRESET, tmp_path).keys() == {"transformer-2step", "text", "vae", "lightvae2"}
+    lock = json.loads((tmp_path / pulling.LOCK).read_text())
+    assert lock["transformer-2step"]["commit"] == "newest"
+    assert lock["vae"]["commit"] == "921dbaf3f1674a56f47e83fb80a34bac8a8f203e"
+
+
+def test_pull_asks_for_the_commit_that_it_found_the_first_time(published: Path, tmp_path: Path) -> None:
+    sources = [source for source in chosen_sources(PRESET, 2) if source.part == "transformer-2step"]
+    list(pull(PRESET, sources, tmp_path, Shelf(published)))
+    hub = Shelf(published)
+    list(pull(PRESET, sources, tmp_path, hub))
+    assert hub.asked == [(sources[0].repo, "model_te.pt", "newest")]
+
+
+def test_pull_says_when_a_file_is_not_the_one_others_have_seen(published: Path, tmp_path: Path) -> None:
+    notes = {done.part: done.note for done in pull(PRESET, chosen_sources(PRESET, 4), tmp_path, Shelf(published))}
+    assert "the one that others have published is ec9063a4" in notes["transformer-4step"]
+    assert notes["tokenizer"] == ""
+
+
+def test_pull_merges_low_rank_weights_onto_the_base_of_the_same_commit(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hub"
+    shutil.copytree(published, folder)
+    weights = transformer_weights()
+    torch.save({"generator": weights}, folder / "base.pt")
+    name = "blocks.0.ffn.0"
+    pair = {f"{name}.lora_A.weight": torch.ones(2, 128), f"{name}.lora_B.weight": torch.ones(256, 2)}
+    torch.save({"generator_lora": pair}, folder / "lora.pt")
+    hub = Shelf(folder)
+    list(pull(replace(PRESET, sources=(LORA,)), [LORA], tmp_path / "ours", hub))
+    assert [path for _, path, _ in hub.asked] == ["lora.pt", "base.pt"]
+    path = read_header(tmp_path / "ours", LORA.part).files[f"{name}.weight"]
+    with safe_open(path, framework="pt") as file:
+        found = file.get_tensor(f"{name}.weight")
+    assert torch.equal(found, (weights[f"{name}.weight"].float() + 2).bfloat16())
+
+
+def test_a_file_that_cannot_be_fetched_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot fetch model_bf16\.pt of Efficient-Large-Model/LongLive-2\.0-5B"):
+        list(pull(PRESET, chosen_sources(PRESET, 4), tmp_path, Shelf(tmp_path)))
+
+
+@pytest.mark.parametrize(("steps", "extras", "words"), [(3, (), "3 steps"), (4, ("lightvae9",), "no 'lightvae9'")])
+def test_what_a_preset_does_not_have_is_refused(steps: int, extras: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        chosen_sources(PRESET, steps, extras)
+
+
+def test_list_prints_every_model_its_licences_and_what_is_here(runner: CliRunner, pulled: Path) -> None:
+    result = runner.invoke(app, ["models", "list", "--home", str(pulled)])
+    assert result.exit_code == 0
+    for known in PRESETS:
+        assert known.name in result.output
+    assert "NVIDIA Open Model License: transformer-4step, transformer-2step" in result.output
+    assert "here: transformer-4step, text, vae, tokenizer\n" in result.output
+    assert "here: nothing; lacks transformer-4step, text, vae, tokenizer" in result.output
+
+
+def test_verify_counts_the_tensors_of_every_part(runner: CliRunner, pulled: Path) -> None:
+    result = runner.invoke(app, ["models", "verify", PRESET.name, "--deep", "--home", str(pulled)])
+    assert result.exit_code == 0, result.output
+    assert f"transformer-4step  {len(transformer_weights())} tensors" in result.output
+
+
+def rewrite(path: Path, change: Any) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of the last tensor's bytes turned over."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(lambda content: content[:-64], "lies past the end"), (flipped, "its checksum differs")]
+)
+def test_verify_names_the_tensor_that_is_cut_off_or_damaged(
+    change: Any, words: str, runner: CliRunner, pulled: Path
+) -> None:
+    path = pulled / PRESET.name / "transformer-4step-1-of-1.safetensors"
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    header.pop("__metadata__")
+    last = max(header, key=lambda name: header[name]["data_offsets"][1])
+    rewrite(path, change)
+    result = runner.invoke(app, ["models", "verify", PRESET.name, "--deep", "--home", str(pulled)])
+    assert result.exit_code == 1
+    assert f"tensor '{last}'" in result.output and words in result.output
+
+
+def test_verify_says_what_is_lacking(runner: CliRunner, pulled: Path) -> None:
+    (pulled / PRESET.name / "vae-1-of-1.safetensors").unlink()
+    result = runner.invoke(app, ["models", "verify", PRESET.name, "--home", str(pulled)])
+    assert result.exit_code == 1
+    assert "lacks vae: everscene models pull longlive2-5b" in result.output
+
+
+def test_convert_writes_a_part_of_ones_own_file(runner: CliRunner, published: Path, tmp_path: Path) -> None:
+    command = ["models", "convert", PRESET.name, str(published / "model_te.pt"), "--part", "transformer-2step"]
+    result = runner.invoke(app, [*command, "--home", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert read_header(tmp_path / PRESET.name, "transformer-2step").shapes["head.head.bias"] == (192,)
+
+
+def test_pull_stops_when_the_licences_are_not_accepted(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pulling, "HuggingFace", lambda: Shelf(published))
+    command = ["models", "pull", PRESET.name, "--home", str(tmp_path)]
+    refused = runner.invoke(app, command, input="n\n")
+    assert refused.exit_code == 1 and not list(tmp_path.iterdir())
+    accepted = runner.invoke(app, command, input="y\n")
+    assert accepted.exit_code == 0, accepted.output
+    assert "vae is there, of commit 921dbaf3" in accepted.output
+
+
+def test_a_model_of_another_name_is_refused(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["models", "verify", "sora"])
+    assert result.exit_code == 1
+    assert "no such model: 'sora'; there is: pocket, longlive2-5b, longlive-1.3b" in result.output
+
+
+def test_the_model_in_the_package_needs_nothing(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["models", "pull", "pocket"])
+    assert result.exit_code == 0 and "comes with the package" in result.output
