@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everscene_bridge.protocol import Transition
-from everscene_engine.errors import PromptRejected
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
+from everscene_engine.errors import ConfigError, PromptRejected, SnapshotError
+from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk
 
 BAR_WIDTH = 8
 
@@ -67,6 +67,7 @@ class PatternEngine:
         self._sleep = sleep
         self._vocabulary = vocabulary
         self._prompt = ""
+        self._seed = seed
         self._steered = False
         self._next_latent = 0
         self._next_chunk = 0
@@ -133,6 +134,25 @@ class PatternEngine:
     def rollback(self, latent_frame: int) -> None:
         """Go on from this latent frame."""
         self._next_latent = latent_frame
+
+    def snapshot(self, latent_frame: int) -> EngineState:
+        """Where the stream stands; the pattern needs nothing else."""
+        if not 0 < latent_frame <= self._next_latent:
+            raise ConfigError(f"no snapshot before latent frame {latent_frame}: it must be 1 to {self._next_latent}")
+        info = self._info
+        facts = {"model": info.model, "width": info.width, "height": info.height, "seed": self._seed}
+        return EngineState({**facts, "latent_frame": latent_frame, "chunk": self._next_chunk}, {})
+
+    def restore(self, state: EngineState, seed: int | None = None) -> None:
+        """Go on from there."""
+        theirs = tuple(state.facts[fact] for fact in ("model", "width", "height"))
+        ours = (self._info.model, self._info.width, self._info.height)
+        if theirs != ours:
+            raise SnapshotError(f"the snapshot is of {theirs}; this engine is {ours}")
+        self._seed = state.facts["seed"] if seed is None else seed
+        self._next_latent = state.facts["latent_frame"]
+        self._next_chunk = state.facts["chunk"]
+        self._steered = False
 
     def close(self) -> None:
         """Nothing is held."""

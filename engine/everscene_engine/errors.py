@@ -4,6 +4,7 @@ EngineError
 ├── ConfigError          a size or an option that cannot work
 ├── CheckpointError      a weights file that is missing, damaged or of another model
 ├── PromptRejected       a prompt that the text encoder cannot take
+├── SnapshotError        a snapshot of another model, or a damaged one
 └── GenerationFailed     numbers that are no picture: NaN or infinity in the latents
 """
 
@@ -22,6 +23,10 @@ class CheckpointError(EngineError):
 
 class PromptRejected(EngineError):
     """A prompt that the text encoder cannot take; the message says which words and why."""
+
+
+class SnapshotError(EngineError):
+    """A snapshot of another model, or a damaged one; the message names both models, or what is missing."""
 
 
 class GenerationFailed(EngineError):

@@ -19,14 +19,15 @@ from everscene_engine.config import StreamConfig
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, Transition
+from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk, Transition
+from everscene_engine.snapshot import WorldLatents, from_host, to_host
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
 
 CUT_PREFIX = "The scene transitions. "
 REMEMBERED_PROMPTS = 64
-REMEMBERED_CHUNKS = 8
+REMEMBERED_CHUNKS = 16
 
 
 class _Decoded(NamedTuple):
@@ -55,6 +56,7 @@ class LiveEngine:
         self._decoder = decoder
         self._stream = LatentStream(transformer, config, seed, steps=steps)
         self._prompt = ""
+        self._sink_prompt = ""  # under which the sink's keys and values were made
         self._after_cut: Conditioning | None = None
         self._conditionings: OrderedDict[str, Conditioning] = OrderedDict()
         self._decoded: deque[_Decoded] = deque(maxlen=REMEMBERED_CHUNKS)
@@ -97,6 +99,8 @@ class LiveEngine:
         chunk = self._stream.generate(interrupted)
         if chunk is None:
             return None
+        if chunk.first_frame == 0:
+            self._sink_prompt = self._prompt
         if self._after_cut is not None:
             self._stream.steer(self._after_cut, "text")
             self._after_cut = None
@@ -138,6 +142,36 @@ class LiveEngine:
         if kept.shape[1]:
             self._decoder.feed(kept)
             self._decoded.append(_Decoded(last.first_frame, kept, last.before))
+
+    @torch.inference_mode()
+    def snapshot(self, latent_frame: int) -> EngineState:
+        """The world as it was before this latent frame, in host memory. Raises ConfigError if it is not kept."""
+        chunks = self._stream.kept_before(latent_frame)
+        for decoded in reversed(self._decoded):
+            if decoded.first_frame < latent_frame:
+                fed = decoded.latents[:, : latent_frame - decoded.first_frame]
+                break
+        else:
+            raise ConfigError(f"no snapshot before latent frame {latent_frame}: the decoder has forgotten it")
+        if decoded.first_frame + fed.shape[1] < latent_frame:
+            raise ConfigError(f"no snapshot before latent frame {latent_frame}: it is not decoded yet")
+        return to_host(WorldLatents(chunks, decoded.before, fed, self._sink_prompt, self._stream.seed), self._info)
+
+    @torch.inference_mode()
+    def restore(self, state: EngineState, seed: int | None = None) -> None:
+        """Go on from a snapshot. Raises SnapshotError for one of another model, and then nothing has changed."""
+        config = self._stream.config
+        shape = (self._transformer.config.channels, config.latent_height, config.latent_width)
+        world = from_host(state, self._info, shape, self._transformer.patch_embedding.weight)
+        sink_text = self._conditioning(world.sink_prompt)
+        self._stream.restore(world.chunks, sink_text, world.seed if seed is None else seed)
+        self._sink_prompt = self._prompt = world.sink_prompt
+        self._after_cut = None
+        self._decoded.clear()
+        self._decoder.restore(world.decoder)
+        first = world.chunks[-1].end_frame - world.fed.shape[1]
+        self._decoder.feed(world.fed)
+        self._decoded.append(_Decoded(first, world.fed, world.decoder))
 
     def close(self) -> None:
         """Let go of the cache and of what was remembered."""

@@ -1,8 +1,8 @@
 """What the process around the engine sees of it: plain values and host buffers, no torch.
 
 `live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the generating thread calls `steer`,
-`generate` and `rollback`, the decoding thread calls `decode`. Only `generate` and `decode` run at the same time;
-`check` may come from any thread at any time.
+`generate`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` and `decode` run at the same
+time; `check` may come from any thread at any time.
 """
 
 from collections.abc import Callable
@@ -61,6 +61,14 @@ class FrameBlock:
     latent_frame_of: tuple[int, ...]  # T numbers, never falling: the latent frame each frame came from
 
 
+@dataclass(frozen=True)
+class EngineState:
+    """A world between two latent frames, in host memory: what a snapshot holds of the engine."""
+
+    facts: dict[str, Any]  # JSON values; `model`, `width`, `height`, `seed` and `latent_frame` are always there
+    arrays: dict[str, NDArray[Any]]  # the engine's own, by name
+
+
 class EnginePort(Protocol):
     """A world that is generated chunk by chunk and can be steered."""
 
@@ -83,6 +91,19 @@ class EnginePort(Protocol):
 
     def rollback(self, latent_frame: int) -> None:
         """Forget everything generated from this latent frame on: cache and decoder are as they were before it."""
+
+    def snapshot(self, latent_frame: int) -> EngineState:
+        """The world as `rollback(latent_frame)` would leave it; the stream goes on untouched. Not during `decode`.
+
+        Raises ConfigError when that lies further back than is kept, or ahead of the stream.
+        """
+
+    def restore(self, state: EngineState, seed: int | None = None) -> None:
+        """Go on from a snapshot; `steer` must follow. Not during `decode`.
+
+        seed: another one than the snapshot's, for another future of the same past. Raises SnapshotError for a
+        snapshot of another model, and then nothing has changed.
+        """
 
     def close(self) -> None:
         """Give back what the engine holds. No other call follows."""

@@ -149,13 +149,8 @@ class LatentStream:
         if frame == 0:
             self._forget()
             return
+        self._must_reach(frame)
         sink_end = self._sink.end_frame if self._sink else 0
-        oldest = self._past[0].first_frame if self._past else sink_end
-        reachable = frame <= sink_end if not self._past or oldest == sink_end else False
-        if frame > self.next_frame or (frame < oldest and not reachable):
-            raise ConfigError(
-                f"cannot roll back to latent frame {frame}: it must be {oldest} to {self.next_frame}, or 0"
-            )
         while self._past and self._past[-1].first_frame >= frame:
             self._past.pop()
         if self._past and self._past[-1].end_frame > frame:
@@ -168,6 +163,40 @@ class LatentStream:
         self.next_frame = frame
         self.next_chunk = last.number + 1
         self._recache_due = True
+
+    def kept_before(self, frame: int) -> list[LatentChunk]:
+        """Sink and window (oldest first) as `rollback(frame)` would leave them, 1 ≤ frame; nothing changes.
+
+        Raises ConfigError as `rollback` does.
+        """
+        self._must_reach(frame)
+        if frame < 1 or self._sink is None:
+            raise ConfigError(f"there is nothing before latent frame {frame}")
+        chunks = [chunk for chunk in (self._sink, *self._past) if chunk.first_frame < frame]
+        kept = [chunk if chunk.end_frame <= frame else _shortened(chunk, frame) for chunk in chunks]
+        return [kept[0], *kept[1:][-self.config.window_chunks :]]
+
+    @torch.inference_mode()
+    def restore(self, kept: Sequence[LatentChunk], sink_text: Conditioning, seed: int) -> None:
+        """Go on after these chunks, which `kept_before` gave. The sink is made under `sink_text`, the window with
+        the next chunk, under the prompt that is steered to before it."""
+        self._forget()
+        self.seed = seed
+        self._text = sink_text
+        self._sink = kept[0]
+        self._remake_sink(kept[0])
+        self._past.extend(kept[1:])
+        self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
+        self._recache_due = True
+
+    def _must_reach(self, frame: int) -> None:
+        sink_end = self._sink.end_frame if self._sink else 0
+        oldest = self._past[0].first_frame if self._past else sink_end
+        reachable = frame <= sink_end if not self._past or oldest == sink_end else False
+        if frame > self.next_frame or (frame < oldest and not reachable):
+            raise ConfigError(
+                f"cannot roll back to latent frame {frame}: it must be {oldest} to {self.next_frame}, or 0"
+            )
 
     def _denoise(self, slot: Resident, interrupted: Callable[[], bool]) -> Tensor:
         self._present_sink(slot)
