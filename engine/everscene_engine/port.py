@@ -1,8 +1,8 @@
 """What the process around the engine sees of it: plain values and host buffers, no torch.
 
 `live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the generating thread calls `steer`,
-`generate`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` and `decode` run at the same
-time; `check` may come from any thread at any time.
+`generate`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` and `decode` run
+at the same time; `check` may come from any thread at any time.
 """
 
 from collections.abc import Callable
