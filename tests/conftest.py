@@ -1,8 +1,15 @@
-"""What every test run says at its end."""
+"""What every test run says at its end; and Triton's interpreter, where there is no GPU to run kernels on."""
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+# Read once, when triton is first imported, which any test of any folder may cause: so before all of them. Torch is not
+# asked for a GPU, because importing it here would make every test of the bridge wait for it.
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
