@@ -37,34 +37,42 @@ class KVCache:
         shape = (clips, slots * self.slot_tokens, heads, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self._sink_keys: dict[int, list[Tensor]] = {}  # by slot: the pinned keys as they were made
+        self._made: dict[int, list[Tensor]] = {}  # by slot: a sink's keys as they were made, once it was turned
         self._shifts: dict[int, int] = {}  # by slot: latent frames by which its keys are presented later
 
-    def attention(self, current: Resident, seen: Sequence[Resident]) -> "CachedAttention":
-        """Self-attention for a forward of `current`, which sees `seen` and itself."""
-        return CachedAttention(self, self._span(current), self._spans([*seen, current]))
+    def attention(self, current: Resident | Sequence[Resident], seen: Sequence[Resident]) -> "CachedAttention":
+        """Self-attention for a forward of `current`, which sees `seen` and itself. Several chunks in one forward, given
+        in the order of their tokens, see each other too."""
+        own = [current] if isinstance(current, Resident) else list(current)
+        return CachedAttention(self, [self._span(resident) for resident in own], self._spans([*seen, *own]))
 
     def pin(self, resident: Resident) -> None:
         """Make a finished chunk a sink."""
-        pinned = self.table.pin(resident)
-        start, length = self._span(pinned)
-        self._sink_keys[pinned.slot] = [keys[:, start : start + length].clone() for keys in self.keys]
-        self._shifts[pinned.slot] = 0
+        self.table.pin(resident)
+
+    def unpin(self, resident: Resident) -> None:
+        """Make a sink an ordinary chunk again, at its own place in time."""
+        self.present(resident, 0)
+        self._made.pop(resident.slot, None)
+        self._shifts.pop(resident.slot, None)
+        self.table.unpin(resident)
 
     def present(self, resident: Resident, shift: int) -> None:
         """Turn a sink's keys so that they stand `shift` latent frames later than the chunk was made."""
-        if self._shifts[resident.slot] == shift:
+        if self._shifts.get(resident.slot, 0) == shift:
             return
         start, length = self._span(resident)
+        if resident.slot not in self._made:
+            self._made[resident.slot] = [keys[:, start : start + length].clone() for keys in self.keys]
         turn = time_shift(shift, self.keys[0].shape[-1], self.keys[0].device)
-        for keys, made in zip(self.keys, self._sink_keys[resident.slot], strict=True):
+        for keys, made in zip(self.keys, self._made[resident.slot], strict=True):
             keys[:, start : start + length] = rotate(made, turn)
         self._shifts[resident.slot] = shift
 
     def clear(self) -> None:
         """Forget everything."""
         self.table.clear()
-        self._sink_keys.clear()
+        self._made.clear()
         self._shifts.clear()
 
     def _span(self, resident: Resident) -> tuple[int, int]:
@@ -82,18 +90,20 @@ class KVCache:
 
 
 class CachedAttention:
-    """The self-attention of one forward: writes the chunk's own slot, then sees the spans it was given."""
+    """The self-attention of one forward: writes its chunk's own slot (or several), then sees the spans it was given."""
 
-    def __init__(self, cache: KVCache, own: tuple[int, int], spans: list[tuple[int, int]]) -> None:
+    def __init__(self, cache: KVCache, own: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
         self._cache = cache
         self._own = own
         self._spans = spans
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        start, length = self._own
-        keys[:, start : start + length] = k
-        values[:, start : start + length] = v
+        first = 0
+        for start, length in self._own:
+            keys[:, start : start + length] = k[:, first : first + length]
+            values[:, start : start + length] = v[:, first : first + length]
+            first += length
         return attend(q, self._seen(keys), self._seen(values))
 
     def _seen(self, tokens: Tensor) -> Tensor:

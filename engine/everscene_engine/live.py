@@ -85,7 +85,7 @@ class LiveEngine:
         text = self._conditioning(prompt)
         self._after_cut = None
         if transition == "cut":
-            self._stream.steer(self._conditioning(CUT_PREFIX + prompt), "text")
+            self._stream.steer(self._conditioning(CUT_PREFIX + prompt), "cut")
             self._after_cut = text
         else:
             self._stream.steer(text, transition)

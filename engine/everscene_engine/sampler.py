@@ -12,6 +12,9 @@ With λ = ln((1−σ)/σ), h = λ_t − λ_s, α = 1 − σ, e = expm1(−h), r 
     corrector 2   x_t = (σ_t/σ_s)·x_s − α_t·e·m_s − α_t·e·(ρ0·(m_before − m_s)/r + ρ1·(m_t − m_s))
 
 The last step lands on σ = 0, where the sample is m itself. (Zhao et al., UniPC, 2023; the schedule is LongLive 2.0's.)
+
+LongLive 1.0 was trained with another rule: after every step but the last the clean prediction is mixed with fresh
+noise, x = (1 − σ')·m + σ'·noise. That is `renoise`, with a schedule of its own.
 """
 
 import math
@@ -105,6 +108,30 @@ def _correct(sigmas: tuple[float, ...], i: int, order: int) -> tuple[float, floa
     return here / before, gain * rho0 / r, gain * (1 - rho0 / r - rho1), gain * rho1
 
 
+@dataclass(frozen=True)
+class RenoiseSchedule:
+    """timesteps: what the network is told, one for each step. sigmas: the noise level at each."""
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+
+def make_renoise_schedule(steps: int, shift: float = 5.0) -> RenoiseSchedule:
+    """LongLive 1.0's schedule: `steps` even steps down from 1 (1 to 50), shifted; timestep = 1000·σ.
+
+    Four steps are 1000, 750, 500, 250 before the shift, and 1000, 937.5, 833.3, 625 after it.
+    """
+    if not 1 <= steps <= 50:
+        raise ConfigError(f"steps is {steps}; it must be 1 to 50")
+    base = [1 - i / steps for i in range(steps)]
+    sigmas = tuple(shift * sigma / (1 + (shift - 1) * sigma) for sigma in base)
+    return RenoiseSchedule(tuple(1000 * sigma for sigma in sigmas), sigmas)
+
+
 class Interrupted(Exception):
     """Denoising was asked to stop between two forwards."""
 
@@ -137,3 +164,25 @@ def denoise(
         a, b, c = step.predictor
         x = a * kept + b * m_before + c * m
     return m.to(noise.dtype)
+
+
+def renoise(
+    predict_flow: Callable[[Tensor, float], Tensor],
+    fresh_noise: Callable[[int], Tensor],
+    schedule: RenoiseSchedule,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """Clean latents by LongLive 1.0's rule. fresh_noise(step) gives noise of the latents' shape and dtype, for step 0
+    and every later one; all else is as in `denoise`. Raises Interrupted."""
+    noise = fresh_noise(0)
+    dtype = noise.dtype
+    x = noise.float()  # σ is 1 at the first step: nothing but noise
+    m = x
+    for i, timestep in enumerate(schedule.timesteps):
+        if interrupted():
+            raise Interrupted
+        if i:
+            sigma = schedule.sigmas[i]
+            x = (1 - sigma) * m + sigma * fresh_noise(i).float()
+        m = x - schedule.sigmas[i] * predict_flow(x.to(dtype), timestep).float()
+    return m.to(dtype)

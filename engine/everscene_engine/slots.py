@@ -12,17 +12,24 @@ from everscene_engine.errors import ConfigError
 
 @dataclass(frozen=True)
 class Resident:
-    """A chunk that lies in a slot. frames: its latent frames (fewer than a whole chunk after a rollback)."""
+    """A chunk that lies in a slot. frames: its latent frames (fewer than a whole chunk after a rollback). offset:
+    latent frames that RoPE adds to its place in time (it jumps ahead at every cut)."""
 
     slot: int
     chunk: int
     first_frame: int
     frames: int
     pinned: bool = False
+    offset: int = 0
 
     @property
     def end_frame(self) -> int:
         return self.first_frame + self.frames
+
+    @property
+    def position(self) -> int:
+        """Where RoPE puts its first latent frame."""
+        return self.first_frame + self.offset
 
 
 class SlotTable:
@@ -39,11 +46,16 @@ class SlotTable:
         return tuple(self._residents)
 
     @property
+    def pinned(self) -> tuple[Resident, ...]:
+        """The sinks, oldest first."""
+        return tuple(resident for resident in self._residents if resident.pinned)
+
+    @property
     def window(self) -> tuple[Resident, ...]:
         """The residents that may leave, oldest first."""
         return tuple(resident for resident in self._residents if not resident.pinned)
 
-    def open(self, chunk: int, first_frame: int, frames: int) -> Resident:
+    def open(self, chunk: int, first_frame: int, frames: int, offset: int = 0) -> Resident:
         """Give a new chunk a slot: the lowest free one, else that of the oldest chunk that is not pinned."""
         taken = {resident.slot for resident in self._residents}
         free = [slot for slot in range(self.slots) if slot not in taken]
@@ -51,7 +63,7 @@ class SlotTable:
             oldest = next(resident for resident in self._residents if not resident.pinned)
             self._residents.remove(oldest)
             free = [oldest.slot]
-        resident = Resident(free[0], chunk, first_frame, frames)
+        resident = Resident(free[0], chunk, first_frame, frames, offset=offset)
         self._residents.append(resident)
         return resident
 

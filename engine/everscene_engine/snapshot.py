@@ -43,7 +43,7 @@ def to_host(world: WorldLatents, info: EngineInfo) -> EngineState:
         "height": info.height,
         "seed": world.seed,
         "latent_frame": world.chunks[-1].end_frame,
-        "chunks": [[chunk.number, chunk.first_frame] for chunk in world.chunks],
+        "chunks": [[chunk.number, chunk.first_frame, chunk.shot] for chunk in world.chunks],
         "decoder_latent_frames": world.decoder.latent_frames,
         "decoder_tensors": len(world.decoder.tensors),
         "sink_prompt": world.sink_prompt,
@@ -66,8 +66,8 @@ def from_host(state: EngineState, info: EngineInfo, latent_shape: Sequence[int],
     try:
         held = {name: _tensor(name, state.arrays, facts["bfloat16"]).to(like.device) for name in state.arrays}
         chunks = [
-            LatentChunk(number, first, held[f"chunk.{place}"].to(like.dtype))
-            for place, (number, first) in enumerate(facts["chunks"])
+            LatentChunk(number, first, held[f"chunk.{place}"].to(like.dtype), shot=shot)
+            for place, (number, first, shot) in enumerate(facts["chunks"])
         ]
         tensors = tuple(held[f"decoder.{place}"] for place in range(facts["decoder_tensors"]))
         decoder = DecoderState(facts["decoder_latent_frames"], tensors)

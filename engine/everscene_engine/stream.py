@@ -5,7 +5,8 @@ leaves the chunk's keys and values in its slot. The first chunk is the sink and 
 
     recache   the window's keys and values are made again from its latents under the new prompt; the sink stays
     text      only the text changes; the window remembers the old prompt until it has left
-
+    cut       a new shot: as text, and the next chunk begins a shot: RoPE jumps ahead, and when the clean pass of that
+              chunk is done it is the shot sink in place of the one before
     reset     everything is forgotten and a new world begins
 
 Noise is drawn from the seed and the chunk's first latent frame alone, so a stream is the same for the same seed and
@@ -14,8 +15,9 @@ prompts, and a rollback needs no random state.
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -26,24 +28,35 @@ from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
 from everscene_engine.kv_cache import KVCache
 from everscene_engine.rope import Rotation, rotation
-from everscene_engine.sampler import Interrupted, denoise, make_schedule
+from everscene_engine.sampler import (
+    Interrupted,
+    RenoiseSchedule,
+    Schedule,
+    denoise,
+    make_renoise_schedule,
+    make_schedule,
+    renoise,
+)
 from everscene_engine.slots import Resident
 from everscene_engine.transformer import WanTransformer
 
-Transition = Literal["recache", "text", "reset"]
-TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "reset")
+Transition = Literal["recache", "text", "cut", "reset"]
+TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that neighbouring seeds and frames share no noise
+_STEP_STRIDE = 0xD1B54A32D192ED03  # the same for the steps of a chunk
 
 
 @dataclass(frozen=True)
 class LatentChunk:
-    """Clean latents [B, F, C, h, w] of one chunk. seconds: what each stage took (recache, denoise, clean)."""
+    """Clean latents [B, F, C, h, w] of one chunk. seconds: what each stage took (recache, denoise, clean). shot: how
+    many cuts lie before it or at its beginning."""
 
     number: int
     first_frame: int
     latents: Tensor
     seconds: dict[str, float] = field(default_factory=dict)
+    shot: int = 0
 
     @property
     def end_frame(self) -> int:
@@ -67,7 +80,11 @@ class LatentStream:
         weight = transformer.patch_embedding.weight
         self.transformer = transformer
         self.config = config
-        self.schedule = make_schedule(steps or config.steps, config.shift)
+        self.schedule: Schedule | RenoiseSchedule = (
+            make_schedule(steps or config.steps, config.shift)
+            if config.sampler == "unipc"
+            else make_renoise_schedule(steps or config.steps, config.shift)
+        )
         self.seed = seed
         self.clips = clips
         self._device, self._dtype = weight.device, weight.dtype
@@ -87,7 +104,11 @@ class LatentStream:
         self._generator = torch.Generator()
         self._text: Conditioning | None = None
         self._recache_due = False
+        self._cut_due = False
+        self._shot = 0
         self._sink: LatentChunk | None = None
+        self._heads: list[LatentChunk] = []  # first chunks of the shots after the first that a rollback can reach
+        self._first_latent: Tensor | None = None  # what latent frame 0 must be
         self._past: deque[LatentChunk] = deque(maxlen=4 * config.window_chunks)  # finished chunks, sink left out
         self.next_chunk = 0
         self.next_frame = 0
@@ -101,6 +122,16 @@ class LatentStream:
             self._forget()
         self._text = text
         self._recache_due = self._recache_due or transition == "recache"
+        self._cut_due = transition == "cut"
+
+    def begin_with(self, latent: Tensor | None) -> None:
+        """Let the world begin with this latent frame [1, 1, C, h, w] (or [B, 1, …]), from the next time that the stream
+        is at its start; None: with noise, as always. Raises ConfigError for another shape."""
+        config = self.config
+        wanted = (self.transformer.config.channels, config.latent_height, config.latent_width)
+        if latent is not None and (latent.shape[1:] != (1, *wanted) or latent.shape[0] not in (1, self.clips)):
+            raise ConfigError(f"a first latent frame has shape {list(latent.shape)}; it must be {[1, 1, *wanted]}")
+        self._first_latent = None if latent is None else latent.to(self._device, self._dtype)
 
     @torch.inference_mode()
     def generate(self, interrupted: Callable[[], bool] = lambda: False) -> LatentChunk | None:
@@ -118,7 +149,9 @@ class LatentStream:
             seconds["recache"] = time.perf_counter() - start
         start = time.perf_counter()
         config = self.config
-        slot = self._cache.table.open(self.next_chunk, self.next_frame, config.chunk_frames)
+        shot = self._shot + (1 if self._cut_due and self._sink is not None else 0)
+        offset = shot * config.shot_offset
+        slot = self._cache.table.open(self.next_chunk, self.next_frame, config.chunk_frames, offset)
         try:
             latents = self._denoise(slot, interrupted)
         except Interrupted:
@@ -131,9 +164,11 @@ class LatentStream:
             self._cache.table.drop(slot)
             self._recache_due = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
+        if shot > self._shot and config.cut_clears_window:
+            self._clear_but_sink(slot)
         self._clean_pass(slot, latents)
         seconds["clean"] = time.perf_counter() - start
-        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds)
+        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
         self._keep(chunk, slot)
         return chunk
 
@@ -151,10 +186,8 @@ class LatentStream:
             return
         self._must_reach(frame)
         sink_end = self._sink.end_frame if self._sink else 0
-        while self._past and self._past[-1].first_frame >= frame:
-            self._past.pop()
-        if self._past and self._past[-1].end_frame > frame:
-            self._past.append(_shortened(self._past.pop(), frame))
+        _cut_short(self._past, frame)
+        _cut_short(self._heads, frame)
         last = self._past[-1] if self._past else self._sink
         assert last is not None
         if frame < sink_end:
@@ -162,19 +195,25 @@ class LatentStream:
             self._remake_sink(last)
         self.next_frame = frame
         self.next_chunk = last.number + 1
+        self._shot = last.shot
+        self._cut_due = False
         self._recache_due = True
 
     def kept_before(self, frame: int) -> list[LatentChunk]:
-        """Sink and window (oldest first) as `rollback(frame)` would leave them, 1 ≤ frame; nothing changes.
+        """Sinks and window (oldest first) as `rollback(frame)` would leave them, 1 ≤ frame; nothing changes.
 
         Raises ConfigError as `rollback` does.
         """
         self._must_reach(frame)
         if frame < 1 or self._sink is None:
             raise ConfigError(f"there is nothing before latent frame {frame}")
-        chunks = [chunk for chunk in (self._sink, *self._past) if chunk.first_frame < frame]
-        kept = [chunk if chunk.end_frame <= frame else _shortened(chunk, frame) for chunk in chunks]
-        return [kept[0], *kept[1:][-self.config.window_chunks :]]
+        chunks, heads = [self._sink, *self._past], list(self._heads)
+        _cut_short(chunks, frame)
+        _cut_short(heads, frame)
+        further = 1 if self.config.recache == "bidirectional" else 0
+        window = chunks[1:][-(self.config.window_chunks + further) :]
+        head = [chunk for chunk in heads[-1:] if all(chunk.number != other.number for other in window)]
+        return [chunks[0], *head, *window]
 
     @torch.inference_mode()
     def restore(self, kept: Sequence[LatentChunk], sink_text: Conditioning, seed: int) -> None:
@@ -185,7 +224,10 @@ class LatentStream:
         self._text = sink_text
         self._sink = kept[0]
         self._remake_sink(kept[0])
-        self._past.extend(kept[1:])
+        self._heads = [chunk for before, chunk in pairwise(kept) if chunk.shot > before.shot]
+        gap = len(kept) > 2 and kept[1].end_frame < kept[2].first_frame  # a shot sink of long ago, then the window
+        self._past.extend(kept[2:] if gap else kept[1:])
+        self._shot = kept[-1].shot
         self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
         self._recache_due = True
 
@@ -203,17 +245,30 @@ class LatentStream:
         seen = [resident for resident in self._cache.table.residents if resident is not slot]
         attention = self._cache.attention(slot, seen)
         turn = self._turn(slot)
+        first = self._first_latent if self.next_frame == 0 else None
 
         def predict_flow(x: Tensor, timestep: float) -> Tensor:
             assert self._text is not None
             times = torch.full(x.shape[:2], timestep, device=self._device)
+            if first is not None:
+                x = torch.cat([first.expand(self.clips, -1, -1, -1, -1), x[:, 1:]], dim=1)
+                times[:, 0] = 0.0  # a given latent frame is clean in every forward
             flow: Tensor = self.transformer(x, times, turn, attention, self._text)
             return flow
 
-        return denoise(predict_flow, self._noise(), self.schedule, interrupted)
+        if isinstance(self.schedule, RenoiseSchedule):
+            latents = renoise(predict_flow, self._noise, self.schedule, interrupted)
+        else:
+            latents = denoise(predict_flow, self._noise(), self.schedule, interrupted)
+        if first is not None:
+            latents[:, :1] = first
+        return latents
 
-    def _clean_pass(self, slot: Resident, latents: Tensor, seen: Sequence[Resident] | None = None) -> None:
-        """Leave the keys and values of finished latents in their slot."""
+    def _clean_pass(
+        self, slot: Resident | Sequence[Resident], latents: Tensor, seen: Sequence[Resident] | None = None
+    ) -> None:
+        """Leave the keys and values of finished latents in their slot, or in several by one forward. seen: None for
+        all other residents."""
         assert self._text is not None
         if seen is None:
             seen = [resident for resident in self._cache.table.residents if resident is not slot]
@@ -227,20 +282,89 @@ class LatentStream:
             self._cache.pin(slot)
         else:
             self._past.append(replace(chunk, seconds={}))
+        if chunk.shot > self._shot:
+            self._heads.append(replace(chunk, seconds={}))
+            self._shot = chunk.shot
+            if self.config.shot_sink:
+                self._unpin_shots()
+                self._cache.pin(slot)
+        self._cut_due = False
         self.next_chunk += 1
         self.next_frame = chunk.end_frame
+        oldest = self._past[0].first_frame if self._past else 0
+        while len(self._heads) > 1 and self._heads[1].first_frame <= oldest:
+            self._heads.pop(0)  # no rollback can reach the shot that it began
+
+    def _unpin_shots(self) -> None:
+        for resident in self._cache.table.pinned:
+            if resident.chunk != 0:
+                self._cache.unpin(resident)
+
+    def _clear_but_sink(self, slot: Resident) -> None:
+        """Empty the cache but for the sink and the chunk in work."""
+        self._unpin_shots()
+        for resident in self._cache.table.window:
+            if resident != slot:
+                self._cache.table.drop(resident)
 
     def _rebuild_window(self) -> None:
-        """RV-recache: clean passes over the window's latents under the present prompt, oldest first.
+        """RV-recache: clean passes over the window's latents under the present prompt. The sinks stay as they are.
 
-        Each chunk sees the sink and the window's chunks before it, as when it was made (block-causal).
+        Block-causal: oldest first, each chunk sees the sinks and the window's chunks before it, as when it was made.
+        Bidirectional, as LongLive 1.0 does it: one forward over the window, in which all its chunks see each other; it
+        reaches one chunk further back (that one leaves when the next chunk takes its slot), and while no chunk has left
+        the cache yet, the sinks are made anew with the rest.
         """
+        self._restore_shot_sink()
         table = self._cache.table
-        table.clear_window()
-        for chunk in list(self._past)[-self.config.window_chunks :]:
-            slot = table.open(chunk.number, chunk.first_frame, chunk.latents.shape[1])
+        pinned = table.pinned
+        sinks = {resident.chunk for resident in pinned}
+        together = self.config.recache == "bidirectional"
+        room = table.slots - len(pinned) - (0 if together else 1)
+        window = [chunk for chunk in self._past if chunk.number not in sinks]
+        if self.config.cut_clears_window:
+            window = [chunk for chunk in window if chunk.shot == self._shot]
+        window = window[-room:]
+        if together:
+            self._recache_together(window, pinned)
+            return
+        for chunk in window:
+            slot = self._open(chunk)
             self._present_sink(slot)
             self._clean_pass(slot, chunk.latents)
+
+    def _recache_together(self, window: Sequence[LatentChunk], pinned: Sequence[Resident]) -> None:
+        slots = [self._open(chunk) for chunk in window]
+        latents = [chunk.latents for chunk in window]
+        seen = list(pinned)
+        if self.next_chunk <= self._cache.table.slots:
+            known = {chunk.number: chunk for chunk in (self._sink, *self._heads) if chunk is not None}
+            latents = [*(known[resident.chunk].latents for resident in pinned), *latents]
+            slots, seen = [*pinned, *slots], []
+        if not slots:
+            return
+        self._present_sink(slots[-1])
+        self._clean_pass(slots, torch.cat(latents, dim=1), seen)
+
+    def _restore_shot_sink(self) -> None:
+        """Empty the window, and see to it that the present shot's first chunk, and no other, is the shot sink."""
+        wanted = self._heads[-1] if self._heads and self.config.shot_sink else None
+        table = self._cache.table
+        for resident in table.pinned:
+            stays = wanted is not None and resident.chunk == wanted.number and resident.end_frame == wanted.end_frame
+            if resident.chunk != 0 and not stays:
+                self._cache.unpin(resident)
+        table.clear_window()
+        if wanted is not None and all(resident.chunk != wanted.number for resident in table.pinned):
+            slot = self._open(wanted)
+            self._present_sink(slot)
+            self._clean_pass(slot, wanted.latents)
+            self._cache.pin(slot)
+
+    def _open(self, chunk: LatentChunk) -> Resident:
+        """A slot for a chunk that is there already."""
+        offset = chunk.shot * self.config.shot_offset
+        return self._cache.table.open(chunk.number, chunk.first_frame, chunk.latents.shape[1], offset)
 
     def _remake_sink(self, sink: LatentChunk) -> None:
         self._cache.clear()
@@ -255,15 +379,17 @@ class LatentStream:
             return
         for resident in self._cache.table.residents:
             if resident.pinned:
-                distance = current.first_frame - resident.first_frame
+                distance = current.position - resident.position
                 self._cache.present(resident, max(0, distance - reach))
 
-    def _turn(self, slot: Resident) -> Rotation:
-        frames = torch.arange(slot.first_frame, slot.end_frame, device=self._device)
-        return rotation(frames, self._rows, self._columns, self.transformer.config.head_dim)
+    def _turn(self, slot: Resident | Sequence[Resident]) -> Rotation:
+        slots = [slot] if isinstance(slot, Resident) else slot
+        frames = torch.cat([torch.arange(one.position, one.position + one.frames) for one in slots])
+        return rotation(frames.to(self._device), self._rows, self._columns, self.transformer.config.head_dim)
 
-    def _noise(self) -> Tensor:
-        self._generator.manual_seed((self.seed * _SEED_STRIDE + self.next_frame + 1) % 2**63)
+    def _noise(self, step: int = 0) -> Tensor:
+        place = self.seed * _SEED_STRIDE + self.next_frame + 1 + step * _STEP_STRIDE
+        self._generator.manual_seed(place % 2**63)
         config = self.config
         shape = (self.clips, config.chunk_frames, self.transformer.config.channels)
         noise = torch.randn(*shape, config.latent_height, config.latent_width, generator=self._generator)
@@ -273,7 +399,10 @@ class LatentStream:
         self._cache.clear()
         self._past.clear()
         self._sink = None
+        self._heads.clear()
         self._recache_due = False
+        self._cut_due = False
+        self._shot = 0
         self.next_chunk = 0
         self.next_frame = 0
 
@@ -281,3 +410,11 @@ class LatentStream:
 def _shortened(chunk: LatentChunk, end: int) -> LatentChunk:
     """The chunk with its latent frames before `end` only."""
     return replace(chunk, latents=chunk.latents[:, : end - chunk.first_frame])
+
+
+def _cut_short(chunks: MutableSequence[LatentChunk], end: int) -> None:
+    """Take away every latent frame from `end` on."""
+    while chunks and chunks[-1].first_frame >= end:
+        chunks.pop()
+    if chunks and chunks[-1].end_frame > end:
+        chunks.append(_shortened(chunks.pop(), end))
