@@ -69,7 +69,7 @@ def _copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _crc(tensor: Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def has_part(folder: Path, part: str) -> bool:
