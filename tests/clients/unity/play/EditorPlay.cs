@@ -59,11 +59,13 @@ namespace Everscene.Play
             GUILayout.Pressed = "Night";
             Call(window, "OnGUI");
             Until(() => { EditorGUILayout.Drawn.Clear(); Call(window, "OnGUI"); return Drawn("unity editor: night"); }, "its own event", tick);
-            int threads = System.Diagnostics.Process.GetCurrentProcess().Threads.Count;
+            object client = Get(window, "client"), control = Get(client, "control");
+            var threads = new[] { (Thread)Get(control, "listener"), (Thread)Get(control, "sender"), (Thread)Get(Get(client, "frames"), "thread") };
+            Must(Array.TrueForAll(threads, one => one.IsAlive), "its three threads run");
             AssemblyReloadEvents.Reload();
             Thread.Sleep(100);
-            int ended = threads - System.Diagnostics.Process.GetCurrentProcess().Threads.Count;
-            Must(ended >= 3, "a reload of the domain ends its threads, not " + ended);
+            int ended = Array.FindAll(threads, one => !one.IsAlive).Length;
+            Must(ended == 3, "a reload of the domain ends its three threads, not " + ended);
             Call(window, "OnDisable");
         }
 

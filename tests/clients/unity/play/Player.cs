@@ -29,6 +29,8 @@ namespace Everscene.Play
         public static void Set(object target, string field, object value) =>
             target.GetType().GetField(field, Any).SetValue(target, value);
 
+        public static object Get(object target, string field) => target.GetType().GetField(field, Any).GetValue(target);
+
         /// <summary>A delegate on Update, so that the loop itself allocates nothing.</summary>
         public static Action UpdateOf(MonoBehaviour one) =>
             (Action)Delegate.CreateDelegate(typeof(Action), one, one.GetType().GetMethod("Update", Any));
