@@ -1,5 +1,7 @@
 """LongLive 1.0's sampler, against its published table and rule written down step by step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -69,8 +71,6 @@ def test_interruption_is_asked_before_every_forward() -> None:
 
 
 def test_a_stream_draws_other_noise_for_every_step_and_the_same_again_after_a_rollback() -> None:
-    from dataclasses import replace
-
     model = small_transformer()
     stream = LatentStream(model, replace(SHOTS, sampler="renoise", steps=3), seed=5)
     stream.steer(small_prompt(model))
