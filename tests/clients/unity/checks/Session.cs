@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using System.Diagnostics;
 using System.Globalization;
 using System.IO;
+using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Threading;
 
@@ -68,17 +69,20 @@ namespace Everscene.Checks
         int Close()
         {
             ClientStatistics s = client.Statistics;
-            int before = Process.GetCurrentProcess().Threads.Count;
+            object control = Field(client, "control");
+            var threads = new[] { (Thread)Field(control, "listener"), (Thread)Field(control, "sender"), (Thread)Field(Field(client, "frames"), "thread") };
             Stopwatch watch = Stopwatch.StartNew();
             client.Dispose();
             double ms = watch.Elapsed.TotalMilliseconds;
-            int ended = 0; // the system counts a thread for a moment after it was joined
-            while (ended < 3 && watch.ElapsedMilliseconds < 500) ended = before - Process.GetCurrentProcess().Threads.Count;
+            int ended = Array.FindAll(threads, one => !one.IsAlive).Length;
             Say("kind", "closed", "ms", ms, "shown", s.Shown, "skipped", s.Skipped, "lost", s.Lost, "torn", s.Torn,
                 "reconnects", s.Reconnects, "seen_p50_ms", s.SeenP50Ms, "age_p50_ms", s.AgeP50Ms,
                 "threads_ended", ended);
             return 0;
         }
+
+        static object Field(object one, string name) =>
+            one.GetType().GetField(name, BindingFlags.Instance | BindingFlags.NonPublic).GetValue(one);
 
         void Do(string line)
         {
