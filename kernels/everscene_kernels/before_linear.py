@@ -12,9 +12,10 @@ after the sum; and after GELU.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from everscene_kernels.nvfp4 import BLOCK, pair_sum
+from everscene_kernels.nvfp4 import BLOCK, divided, pair_sum
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH = 0.693359375  # ln 2 in two parts; this one has so few bits that n · LN2_HIGH is exact
@@ -67,9 +68,9 @@ def norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor
     rows, columns = x.shape
     width = max(BLOCK, 1 << (columns - 1).bit_length())
     wide = x.float()
-    mean = pair_sum(torch.nn.functional.pad(wide, (0, width - columns))) / columns  # [R]
+    mean = divided(pair_sum(F.pad(wide, (0, width - columns))), columns)  # [R]
     centred = wide - mean[:, None]
-    variance = pair_sum(torch.nn.functional.pad(centred * centred, (0, width - columns))) / columns
+    variance = divided(pair_sum(F.pad(centred * centred, (0, width - columns))), columns)
     normed = (centred * (1.0 / torch.sqrt(variance + eps))[:, None]).to(x.dtype)
     per_row = rows // max(1, scale.shape[0])
     scale_rows, shift_rows = scale.repeat_interleave(per_row, 0), shift.repeat_interleave(per_row, 0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everscene_kernels.nvfp4 import AMAX_TINY, E4M3_MAX
+from everscene_kernels.nvfp4 import AMAX_TINY, E4M3_MAX, divided
 
 FIRST_CAPABILITY = (8, 9)
 MULTIPLE = 16  # torch._scaled_mm takes inner and outer sizes of whole 16s
@@ -53,7 +53,7 @@ def quantize_rows(x: Tensor) -> FP8Rows:
     finite = torch.where(wide.abs() < math.inf, wide.abs(), 0.0)
     amax = finite.amax(1, keepdim=True) if x.shape[1] else torch.zeros(x.shape[0], 1, device=x.device)  # [R, 1]
     live = amax >= AMAX_TINY
-    scales = torch.where(live, amax, 1.0) / E4M3_MAX
+    scales = divided(torch.where(live, amax, 1.0), E4M3_MAX)
     held = torch.where(live & ~wide.isnan(), wide / scales, 0.0)
     return FP8Rows(held.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scales)
 

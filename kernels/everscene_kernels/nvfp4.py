@@ -82,7 +82,7 @@ class NVFP4Tensor:
     @property
     def tensor_scale(self) -> Tensor:
         """float32 [1]: amax / unit(rule); 0 for an amax that counts as 0."""
-        return torch.where(self.amax < AMAX_TINY, 0.0, self.amax) / unit(self.rule)
+        return divided(torch.where(self.amax < AMAX_TINY, 0.0, self.amax), unit(self.rule))
 
     @property
     def bits_per_value(self) -> float:
@@ -102,6 +102,11 @@ def check_rule(rule: str) -> None:
     """Raises ValueError for a rule that is none."""
     if rule not in RULES:
         raise ValueError(f"no NVFP4 rule {rule!r}: there are {', '.join(RULES)}")
+
+
+def divided(x: Tensor, number: float) -> Tensor:
+    """x / number in one rounding: on a GPU, PyTorch multiplies by the reciprocal of a number that is not there."""
+    return x / torch.full((), number, dtype=x.dtype, device=x.device)
 
 
 def encode_e2m1(y: Tensor) -> Tensor:
@@ -175,7 +180,7 @@ def quantize(x: Tensor, rule: Rule = "mse", amax: Tensor | None = None) -> NVFP4
 
 def _static(x: Tensor, amax: Tensor, peak: float) -> tuple[Tensor, Tensor]:
     """Codes [R, W, 16] and scales float32 [R, W] of blocks [R, W, 16] whose largest magnitude becomes `peak`."""
-    tensor_scale = amax / (peak * E4M3_MAX)
+    tensor_scale = divided(amax, peak * E4M3_MAX)
     block_max = x.abs().amax(-1)  # [R, W]
     scale = to_e4m3((block_max / (peak * tensor_scale)).clamp(min=E4M3_TINY))
     scale = torch.where(block_max > 0, scale, 0.0)
@@ -190,8 +195,8 @@ def _four_over_six(x: Tensor, amax: Tensor, rule: Rule) -> tuple[Tensor, Tensor]
     """
     encode = torch.full_like(amax, FOUR_OVER_SIX_UNIT) / amax  # number / tensor would round twice in PyTorch
     decode = 1.0 / encode
-    tensor_scale = amax / FOUR_OVER_SIX_UNIT
-    for_six = x.abs().amax(-1) / 6.0 * encode  # [R, W]
+    tensor_scale = divided(amax, FOUR_OVER_SIX_UNIT)
+    for_six = divided(x.abs().amax(-1), 6.0) * encode  # [R, W]
 
     def tried(scale: Tensor) -> tuple[Tensor, Tensor]:
         y = x * (1.0 / (decode * scale))[..., None]

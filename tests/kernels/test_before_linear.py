@@ -29,6 +29,13 @@ def test_gelu_in_bfloat16_is_rounded_once() -> None:
     assert (gelu_tanh(x).double() - exact).abs().le(exact.abs() * 2.0**-8 * 1.01 + 1e-30).all()
 
 
+def test_the_tail_of_gelu_keeps_its_digits() -> None:
+    x = torch.linspace(-8, -0.01, 50_001)
+    exact = x.double() / (1 + torch.exp(-2 * math.sqrt(2 / math.pi) * (x.double() + 0.044715 * x.double() ** 3)))
+    # On the way to the exponent, up to 49, five operations and two constants are rounded by 2⁻²⁴ each.
+    assert ((gelu_tanh(x).double() - exact) / exact).abs().max() < 7 * 49 * 2.0**-24
+
+
 def test_gelu_of_what_is_not_finite() -> None:
     y = gelu_tanh(torch.tensor([math.inf, -math.inf, math.nan, 3e38, -3e38]))
     assert y[:2].tolist() == [math.inf, 0.0] and y[2].isnan() and y[3:].tolist() == [torch.tensor(3e38).item(), 0.0]
