@@ -23,7 +23,7 @@ import triton  # the interpreter is chosen in tests/conftest.py
 import triton.language as tl
 
 from everscene_kernels import nvfp4_triton
-from everscene_kernels.nvfp4_triton import _e2m1_code, _e4m3_code, _e4m3_value
+from everscene_kernels.nvfp4_triton import _e2m1_code, _e4m3_code, _e4m3_value, _pair_sum, _row_sum
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy, about NaN and infinity
@@ -69,6 +69,24 @@ def test_every_code_midpoint_and_neighbour_is_converted_as_torch_does() -> None:
     assert torch.equal(e4m3.to(torch.uint8), expected.view(torch.uint8))
     assert torch.equal(back, expected.float())
     assert torch.equal(e2m1.to(torch.uint8), nvfp4.encode_e2m1(x))
+
+
+@triton.jit
+def _sums_kernel(x, blocks, row, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr):
+    of_row = tl.arange(0, ROWS)
+    tile = tl.load(x + of_row[:, None] * 16 + tl.arange(0, 16)[None, :])
+    tl.store(blocks + of_row, _pair_sum(tile, ROWS, 4))
+    tl.store(row, _row_sum(tile, ROWS, LOG_ROWS))
+
+
+def test_sums_are_rounded_in_the_order_of_the_definition() -> None:
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    blocks, row = torch.zeros(64, device=DEVICE), torch.zeros(1, device=DEVICE)
+    _sums_kernel[(1,)](x, blocks, row, 64, 6)
+    assert torch.equal(blocks, nvfp4.pair_sum(x))
+    assert torch.equal(row[0], nvfp4.pair_sum(x.flatten()))
+    halves = x[:, :8] + x[:, 8:]  # another order gives other bits: the test can tell
+    assert not torch.equal(blocks, nvfp4.pair_sum(halves))
 
 
 @pytest.mark.parametrize("rule", RULES)
