@@ -1,7 +1,10 @@
-"""The command line: `everscene serve`, `demo`, `send`, `watch`, `scene check`. It reads options and prints."""
+"""The command line: `everscene serve`, `demo`, `send`, `watch`, `snapshot`, `restore`,
+`rewind`, `branch`, `pause`, `resume`, `scene check`. It reads options and prints."""
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -47,6 +50,9 @@ RingDir = Annotated[Path | None, typer.Option(help="Folder for the frame ring; /
 Interrupt = Annotated[bool, typer.Option(help="Events break into the chunk in flight, or wait for it.")]
 MaxLead = Annotated[float | None, typer.Option(min=0, help="Milliseconds of content generated ahead at most.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error.")]
+StateDir = Annotated[Path | None, typer.Option(help="Folder for snapshots; this user's state folder by default.")]
+SnapshotName = Annotated[str, typer.Argument(help="Name of the snapshot.")]
+FutureSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the future that follows.")]
 Endpoint = Annotated[str, typer.Option(help="Control address of the server.")]
 
 
@@ -68,6 +74,9 @@ def serve(
     interrupt: Interrupt = True,
     max_lead_ms: MaxLead = None,
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
+    state_dir: StateDir = None,
+    restore: Annotated[str | None, typer.Option(help="Name of the snapshot to start from.")] = None,
+    autosave_s: Annotated[float, typer.Option(help="Seconds between snapshots for a failed engine; 0: none.")] = 10.0,
     log_level: LogLevel = "warning",
 ) -> None:
     """Run the sidecar until Ctrl-C."""
@@ -79,6 +88,9 @@ def serve(
             frames_port=frames_port,
             token=token or token_from_environment(),
             ring_dir=ring_dir,
+            state_dir=state_dir,
+            restore=restore,
+            autosave_s=autosave_s,
             timeline=TimelineSettings(interrupt=interrupt, max_lead_ms=max_lead_ms),
         )
         options = SidecarOptions(
@@ -183,6 +195,65 @@ def _print_line(world: Client) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+def snapshot(name: SnapshotName, endpoint: Endpoint = DEFAULT_ENDPOINT, token: Token = None) -> None:
+    """Keep the world as it is on the screen, under a name."""
+    with _world(endpoint, token, "snapshot") as world:
+        console.print(f"{name}: {world.snapshot(name) / 1e6:.2f} MB")
+
+
+@app.command("restore")
+def restore_snapshot(
+    name: SnapshotName, seed: FutureSeed = None, endpoint: Endpoint = DEFAULT_ENDPOINT, token: Token = None
+) -> None:
+    """Go on from a snapshot."""
+    with _world(endpoint, token, "restore") as world:
+        world.restore(name, seed)
+        console.print(f"the world goes on from {name}")
+
+
+@app.command()
+def rewind(
+    seconds: Annotated[float, typer.Argument(min=0, help="Seconds of content.")],
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
+) -> None:
+    """Go back in the world's own time, as far as the engine remembers."""
+    with _world(endpoint, token, "rewind") as world:
+        console.print(f"went back by {world.rewind(seconds):.2f} s")
+
+
+@app.command()
+def branch(seed: FutureSeed = None, endpoint: Endpoint = DEFAULT_ENDPOINT, token: Token = None) -> None:
+    """Go on from the picture on the screen into another future."""
+    with _world(endpoint, token, "branch") as world:
+        console.print(f"the world goes on under seed {world.branch(seed)}")
+
+
+@app.command()
+def pause(endpoint: Endpoint = DEFAULT_ENDPOINT, token: Token = None) -> None:
+    """Let the picture stand until `everscene resume`."""
+    with _world(endpoint, token, "pause") as world:
+        world.pause()
+
+
+@app.command()
+def resume(endpoint: Endpoint = DEFAULT_ENDPOINT, token: Token = None) -> None:
+    """Go on after `everscene pause`."""
+    with _world(endpoint, token, "resume") as world:
+        world.resume()
+
+
+@contextmanager
+def _world(endpoint: str, token: str | None, command: str) -> Iterator[Client]:
+    """A client; what goes wrong with it ends the program with a sentence."""
+    try:
+        with Client(endpoint, token, name=f"everscene {command}", inline="jpeg") as world:
+            yield world
+    except EversceneError as problem:
+        _give_up(problem)
 
 
 @scene_app.command("check")

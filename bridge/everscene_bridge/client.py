@@ -250,13 +250,37 @@ class Client(Listener):
         self._ask(lambda number: Ping(id=number))
         return (time.perf_counter() - start) * 1e3
 
-    def command(self, name: str, **args: Any) -> dict[str, Any]:
+    def command(self, name: str, /, **args: Any) -> dict[str, Any]:
         """Send a command; its result. Raises RequestFailed, NotInTime, Disconnected."""
         answer = self._ask(lambda number: Command(id=number, name=name, args=args or None))
         assert isinstance(answer, Reply)
         if not answer.ok:
             raise RequestFailed(answer.code or "", answer.reason or "")
         return answer.result or {}
+
+    def pause(self) -> None:
+        """Let the picture stand; what is sent meanwhile is applied after `resume`. Raises as `command`."""
+        self.command("pause")
+
+    def resume(self) -> None:
+        """Go on."""
+        self.command("resume")
+
+    def snapshot(self, name: str) -> int:
+        """Keep the world as it is on the screen under a name; the bytes of its file."""
+        return int(self.command("snapshot", name=name)["bytes"])
+
+    def restore(self, name: str, seed: int | None = None) -> None:
+        """Go on from a snapshot; with a seed of one's own, into another future than the first time."""
+        self.command("restore", name=name, **({} if seed is None else {"seed": seed}))
+
+    def rewind(self, seconds: float) -> float:
+        """Go back by so many seconds of content, as far as the engine remembers; how far it went."""
+        return float(self.command("rewind", seconds=float(seconds))["seconds"])
+
+    def branch(self, seed: int | None = None) -> int:
+        """Go on from the picture on the screen into another future; its seed."""
+        return int(self.command("branch", **({} if seed is None else {"seed": seed}))["seed"])
 
     def _ask(self, make: Callable[[int], Message]) -> Stats | Pong | Reply:
         number = next(self._ids)

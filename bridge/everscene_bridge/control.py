@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import zmq
 
 from everscene_bridge import protocol
+from everscene_bridge.commands import Commands
 from everscene_bridge.errors import InputRejected, MessageError
 from everscene_bridge.inputs import Action
 from everscene_bridge.ledger import Outcome
@@ -73,6 +74,7 @@ class Control:
         epoch: int,
         welcome: Callable[[], Welcome],
         stats: Callable[[int | None], Stats],
+        commands: Commands,
     ) -> None:
         self._stream = stream
         self._publisher = publisher
@@ -82,6 +84,8 @@ class Control:
         self._epoch = epoch
         self._welcome = welcome
         self._stats = stats
+        self._commands = commands
+        self._replies: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
         self._by_route: dict[bytes, Session] = {}
         self._by_client: dict[int, Session] = {}
         self._open: set[tuple[int, int]] = set()  # client_id and id of inputs without a final receipt
@@ -123,6 +127,11 @@ class Control:
         self._outbox.put(outcomes)
         self._wake()
 
+    def _reply(self, client_id: int, reply: Reply) -> None:
+        """Send the answer to a command soon, wherever the client is connected by then. Any thread."""
+        self._replies.put((client_id, reply))
+        self._wake()
+
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # there are wake-ups enough in it already, or it is closed
             self._wake_in.send(b"!")
@@ -146,6 +155,7 @@ class Control:
                     break
             stopping = self._stopping  # before the queue is emptied: what was put before it is sent
             self._send_receipts()
+            self._send_replies()
             if stopping:
                 return
 
@@ -170,6 +180,16 @@ class Control:
             return
         self.errors += 1
         self._send(route, ErrorMessage(id=problem.id, code=problem.code, reason=problem.reason))
+
+    def _send_replies(self) -> None:
+        while True:
+            try:
+                client_id, reply = self._replies.get_nowait()
+            except queue.Empty:
+                return
+            session = self._by_client.get(client_id)
+            if session is not None:
+                self._send(session.route, reply)
 
     def _send_receipts(self) -> None:
         while True:
@@ -222,8 +242,8 @@ class Control:
         elif isinstance(message, Seen):
             self._note_seen(message)
         elif isinstance(message, Command):
-            reason = f"no such command: {message.name!r}"
-            self._send(route, Reply(id=message.id, ok=False, code="unknown_command", reason=reason))
+            client_id = session.client_id
+            self._commands.take(message, lambda reply: self._reply(client_id, reply))
         elif isinstance(message, Bye):
             self._forget(route)
 

@@ -7,6 +7,8 @@ EversceneError
 ├── RingError
 │   ├── RingUnreadable       no such ring, not a ring, or another version
 │   └── Overwritten          the writer came round while a frame was being copied
+├── SnapshotUnreadable       no such snapshot, a damaged one, or another format
+├── CommandFailed            a command cannot be done; bears code and reason
 ├── MessageError             bytes that are no message of the protocol; bears code, reason, id
 ├── PromptRejected           the engine cannot take a prompt; says why
 ├── InputRejected            the server does not accept an event or prompt; bears code and reason
@@ -46,6 +48,19 @@ class RingUnreadable(RingError):
 
 class Overwritten(RingError):
     """The slot held another frame, or got one while it was copied."""
+
+
+class SnapshotUnreadable(EversceneError):
+    """There is no snapshot that can be read at the path."""
+
+
+class CommandFailed(EversceneError):
+    """A command cannot be done; `code` is one of docs/protocol.md §8."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
 
 
 class MessageError(EversceneError):

@@ -143,6 +143,11 @@ class Ledger:
         self._unused.clear()
         self._fold()
 
+    def stand(self, state: SceneState) -> None:
+        """The scene holds this from now on. Nothing may be waiting."""
+        assert not self._unused and not self._used
+        self.state = self._head = state
+
     def _reject(self, inputs: Sequence[Input], code: str, reason: str) -> None:
         self.totals.rejected += len(inputs)
         self.outcomes += [Outcome(one, "rejected", code=code, reason=reason) for one in inputs]

@@ -5,20 +5,25 @@ Everything that the timeline knows is guarded by one condition, `changed`. It is
 while an engine works, so the sockets always get their answers.
 
 An engine that raises is closed and made anew, sooner the first time and later each time after. The frames that it
-had decoded are still shown, the last of them stands until the new one gives a frame.
+had decoded are still shown, the last of them stands until the new one gives a frame. It goes on from the latest
+automatic snapshot; each of these serves once, so that one at fault does not bring the fault back for ever.
 """
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from everscene_bridge.clock import Clock
+from everscene_bridge.errors import CommandFailed
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.protocol import NS
 from everscene_bridge.scene import Scene
+from everscene_bridge.snapshots import Snapshot
 from everscene_bridge.stats import Meter
 from everscene_bridge.timeline import Timeline, TimelineSettings, Work
-from everscene_engine.errors import PromptRejected
+from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.port import EnginePort, FrameBlock, GeneratedChunk
 
 log = logging.getLogger(__name__)
@@ -27,6 +32,17 @@ FIRST_BACK_OFF_S = 0.5
 LONGEST_BACK_OFF_S = 30.0
 STEADY_CHUNKS = 16
 """After so many chunks without a failure the next one is treated as the first."""
+
+
+AUTOSAVES_KEPT = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do with the engine between two chunks, while nothing is decoded."""
+
+    act: Callable[[EnginePort], None]  # on the engine's thread
+    give_up: Callable[[str], None]  # told why, in place of `act` or when it raised
 
 
 class LiveStream:
@@ -40,8 +56,12 @@ class LiveStream:
         clock: Clock,
         tell: Callable[[list[Outcome]], None],
         settings: TimelineSettings | None = None,
+        autosave_s: float = 0.0,
     ) -> None:
-        """`rebuild` makes a new engine after a failure. `tell` takes the outcomes of inputs; any thread calls it."""
+        """`rebuild` makes a new engine after a failure. `tell` takes the outcomes of inputs; any thread calls it.
+
+        autosave_s: seconds from one automatic snapshot, kept in memory, to the next; 0: none are taken.
+        """
         self.changed = threading.Condition()
         self.clock = clock
         self.meter = Meter()
@@ -50,6 +70,11 @@ class LiveStream:
         self._serial = 0  # counts engines: what an old one still hands in is not taken
         self._rebuild = rebuild
         self._tell = tell
+        self._tasks: deque[Task] = deque()
+        self._in_task = False
+        self._autosave_ns = round(autosave_s * NS)
+        self._next_autosave_ns = self.clock.now_ns() + self._autosave_ns
+        self._autosaves: deque[Snapshot] = deque(maxlen=AUTOSAVES_KEPT)
         self._stopping = threading.Event()
         self._back_off_s = FIRST_BACK_OFF_S
         self._good_chunks = 0
@@ -71,6 +96,8 @@ class LiveStream:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        with self.changed:
+            self._drop_tasks("the server stops")
         self._engine.close()
 
     def hand_out(self) -> None:
@@ -90,19 +117,25 @@ class LiveStream:
                 self._restart()
                 continue
             work = self._await_work()
-            if work is not None:
+            if isinstance(work, Work):
                 self._generate(work)
+            elif work is not None:
+                self._run(work)
 
-    def _await_work(self) -> Work | None:
-        """The next work; None when there is something else to do."""
+    def _await_work(self) -> Work | Task | None:
+        """The next work or task; None when there is something else to do."""
         with self.changed:
             while not self._stopping.is_set() and not self.timeline.engine_down:
                 now_ns = self.clock.now_ns()
-                work = self.timeline.next_work(now_ns)
+                self._autosave_if_due(now_ns)
+                if self._tasks and not self.timeline.decoding:
+                    self._in_task = True
+                    return self._tasks.popleft()
+                work = None if self._tasks else self.timeline.next_work(now_ns)
                 if work is not None:
                     self.hand_out()
                     return work
-                wake_ns = self.timeline.next_work_ns(now_ns)
+                wake_ns = None if self._tasks else self.timeline.next_work_ns(now_ns)
                 self.changed.wait(None if wake_ns is None else max(0.0005, (wake_ns - now_ns) / NS))
         return None
 
@@ -112,6 +145,8 @@ class LiveStream:
             if work.rollback is not None:
                 engine.rollback(work.rollback)
             if work.steer is not None:
+                if work.steer[1] == "reset":
+                    self._autosaves.clear()
                 engine.steer(*work.steer)
             chunk = engine.generate(lambda: self._must_drop(serial))
         except PromptRejected as why:
@@ -150,12 +185,82 @@ class LiveStream:
         if self._good_chunks == STEADY_CHUNKS:
             self._back_off_s = FIRST_BACK_OFF_S
 
+    # Tasks, and what they can do
+
+    def do(self, act: Callable[[EnginePort], None], give_up: Callable[[str], None]) -> None:
+        """Have this done on the engine's thread between two chunks; or `give_up` is told why not. Any thread."""
+        with self.changed:
+            self._tasks.append(Task(act, give_up))
+            if self.timeline.engine_down or self._stopping.is_set():
+                self._drop_tasks(self.timeline.engine_down or "the server stops")
+            self.changed.notify_all()
+
+    def _run(self, task: Task) -> None:
+        serial = self._serial
+        try:
+            task.act(self._engine)
+        except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
+            task.give_up(f"{type(failure).__name__}: {failure}")
+            self._fail(serial, failure)
+        with self.changed:
+            self._in_task = False
+            self.hand_out()
+            self.changed.notify_all()
+
+    def _drop_tasks(self, why: str) -> None:
+        while self._tasks:
+            self._tasks.popleft().give_up(why)
+
+    def take_snapshot(self, engine: EnginePort) -> Snapshot:
+        """The world as it is on the screen. In a task. Raises CommandFailed, ConfigError if the engine forgot it."""
+        with self.changed:
+            moment = self.timeline.moment()
+            scene = self.timeline.ledger.scene.file.name
+        if moment is None:
+            raise CommandFailed("not_now", "no frame of this world was shown yet, or the engine is being made anew")
+        return Snapshot(engine.snapshot(moment.latent_frame + 1), moment, scene)
+
+    def put_back(self, engine: EnginePort, snapshot: Snapshot, seed: int | None) -> int:
+        """Go on from a snapshot; the seed of what follows. In a task, or before `start`. Raises SnapshotError."""
+        if seed is not None:
+            snapshot = replace(snapshot, engine=snapshot.engine.with_seed(seed))
+        engine.restore(snapshot.engine)
+        self._autosaves.clear()
+        self._autosaves.append(snapshot)
+        with self.changed:
+            self.timeline.go_back(snapshot.moment, same_world=False)
+        return int(snapshot.engine.facts["seed"])
+
+    def rewind(self, engine: EnginePort, seconds: float) -> float:
+        """Go back by so much content, or as far as the engine remembers; how far. In a task. Raises CommandFailed."""
+        with self.changed:
+            moment = self.timeline.reachable(seconds, engine.earliest)
+        if moment is None:
+            raise CommandFailed("not_now", "no frame of this world was shown yet, or the engine is being made anew")
+        engine.rollback(moment.latent_frame + 1)
+        with self.changed:
+            went = self.timeline.seconds_since(moment)
+            self.timeline.go_back(moment, same_world=True)
+        return went
+
+    def _autosave_if_due(self, now_ns: int) -> None:
+        if not self._autosave_ns or now_ns < self._next_autosave_ns or self.timeline.moment() is None:
+            return
+        self._next_autosave_ns = now_ns + self._autosave_ns
+        self._tasks.append(Task(self._autosave, lambda why: log.warning("no automatic snapshot: %s", why)))
+
+    def _autosave(self, engine: EnginePort) -> None:
+        try:
+            self._autosaves.append(self.take_snapshot(engine))
+        except (CommandFailed, ConfigError) as why:
+            log.info("no automatic snapshot this time: %s", why)
+
     # Decoding
 
     def _decode_on(self) -> None:
         while not self._stopping.is_set():
             with self.changed:
-                chunk = self.timeline.next_decode(self.clock.now_ns())
+                chunk = None if self._in_task else self.timeline.next_decode(self.clock.now_ns())
                 if chunk is None:
                     self.changed.wait()
                     continue
@@ -187,6 +292,7 @@ class LiveStream:
             self._good_chunks = 0
             reason = f"{type(failure).__name__}: {failure}"
             log.error("the engine failed: %s", reason, exc_info=failure)
+            self._drop_tasks(f"the engine failed: {reason}")
             self.timeline.failed(f"{reason}; trying again in {self._back_off_s:g} s")
             self.hand_out()
             self.changed.notify_all()
@@ -198,6 +304,9 @@ class LiveStream:
         try:
             self._engine.close()
             engine = self._rebuild()
+            snapshot = self._autosaves.pop() if self._autosaves else None
+            if snapshot is not None:
+                engine.restore(snapshot.engine)
         except Exception as failure:
             log.error("the engine could not be made anew: %s", failure, exc_info=failure)
             with self.changed:
@@ -208,4 +317,4 @@ class LiveStream:
             self._engine = engine
             self.timeline.restarted()
             self.changed.notify_all()
-        log.info("the engine is back")
+        log.info("the engine is back, with %s", "a new world" if snapshot is None else "its last automatic snapshot")

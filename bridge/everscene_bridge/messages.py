@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from everscene_bridge import protocol
-from everscene_bridge.errors import MessageError
+from everscene_bridge.errors import CommandFailed, MessageError
 from everscene_bridge.protocol import Transition, When
 
 
@@ -482,6 +482,14 @@ def _check(model: type[AnyMessage], fields: dict[str, Any], name: str, message_i
         if code != "missing_field":
             reason += f" (got {_short(first['input'])})"
         raise MessageError(code, reason, message_id, name) from None
+
+
+def check_args(model: type[AnyMessage], args: dict[str, Any], name: str) -> AnyMessage:
+    """The args of a command. Raises CommandFailed naming the arg and the rule."""
+    try:
+        return _check(model, args, name, None)
+    except MessageError as why:
+        raise CommandFailed(why.code, why.reason) from None
 
 
 def _code(kind: str) -> str:

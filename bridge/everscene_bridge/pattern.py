@@ -135,6 +135,11 @@ class PatternEngine:
         """Go on from this latent frame."""
         self._next_latent = latent_frame
 
+    @property
+    def earliest(self) -> int:
+        """It can go back to anywhere."""
+        return 1
+
     def snapshot(self, latent_frame: int) -> EngineState:
         """Where the stream stands; the pattern needs nothing else."""
         if not 0 < latent_frame <= self._next_latent:
@@ -143,13 +148,13 @@ class PatternEngine:
         facts = {"model": info.model, "width": info.width, "height": info.height, "seed": self._seed}
         return EngineState({**facts, "latent_frame": latent_frame, "chunk": self._next_chunk}, {})
 
-    def restore(self, state: EngineState, seed: int | None = None) -> None:
+    def restore(self, state: EngineState) -> None:
         """Go on from there."""
         theirs = tuple(state.facts[fact] for fact in ("model", "width", "height"))
         ours = (self._info.model, self._info.width, self._info.height)
         if theirs != ours:
             raise SnapshotError(f"the snapshot is of {theirs}; this engine is {ours}")
-        self._seed = state.facts["seed"] if seed is None else seed
+        self._seed = state.facts["seed"]
         self._next_latent = state.facts["latent_frame"]
         self._next_chunk = state.facts["chunk"]
         self._steered = False

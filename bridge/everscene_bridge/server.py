@@ -16,8 +16,9 @@ from types import TracebackType
 
 import zmq
 
-from everscene_bridge import messages, protocol, ring_files
+from everscene_bridge import messages, protocol, ring_files, snapshots
 from everscene_bridge.clock import Clock, SystemClock
+from everscene_bridge.commands import Commands
 from everscene_bridge.control import Control
 from everscene_bridge.errors import PortTaken, RingError, SceneError, SettingsError
 from everscene_bridge.frame_ring import RingWriter
@@ -55,7 +56,8 @@ class Server:
     ) -> None:
         """Bind and make the ring; `start` sets things moving. `rebuild` makes the engine anew after a failure.
 
-        Raises PortTaken, SceneError when the engine cannot take the scene's first prompt, SettingsError.
+        Raises PortTaken, SceneError when the engine cannot take the scene's first prompt, SettingsError; for a snapshot
+        to start from SnapshotUnreadable, and SnapshotError if it is another model's.
         """
         self.settings = settings or ServeSettings()
         self.epoch = secrets.randbelow(protocol.MAX_ID) + 1
@@ -70,6 +72,9 @@ class Server:
             engine.check(scene.compose(scene.initial))
         except PromptRejected as why:
             raise SceneError(f"the engine cannot take the scene's first prompt: {why}") from None
+        first = None
+        if self.settings.restore is not None:
+            first = snapshots.load(snapshots.path_of(self.settings.state_folder, self.settings.restore))
         self._context = zmq.Context()
         zap = self._bind_zap()
         control = self._bind(zmq.ROUTER, self.settings.control_port, "--control-port")
@@ -77,7 +82,12 @@ class Server:
         self.endpoint = _endpoint(control)
         self.frames_endpoint = _endpoint(frames)
         self.ring = self._make_ring()
-        self.stream = LiveStream(engine, rebuild, scene, self._clock, self._tell, self.settings.timeline)
+        self.stream = LiveStream(
+            engine, rebuild, scene, self._clock, self._tell, self.settings.timeline, self.settings.autosave_s
+        )
+        if first is not None:
+            self.stream.put_back(engine, first, None)
+        self._commands = Commands(self.stream, self.settings.state_folder)
         self.publisher = Publisher(self.stream, frames, self.ring, self.epoch)
         self.control = Control(
             self.stream,
@@ -88,6 +98,7 @@ class Server:
             self.epoch,
             self._welcome,
             self._stats,
+            self._commands,
         )
 
     def __enter__(self) -> "Server":
@@ -119,6 +130,7 @@ class Server:
             )
             self.publisher.announce(notice)
         self.publisher.stop()
+        self._commands.close()
         self.control.stop()
         self.stream.stop()
         self._context.term()

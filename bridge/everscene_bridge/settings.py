@@ -2,10 +2,11 @@
 
 import ipaddress
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everscene_bridge import protocol
+from everscene_bridge import protocol, snapshots
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.ring_layout import MAX_SLOTS, MIN_SLOTS
 from everscene_bridge.timeline import TimelineSettings
@@ -28,7 +29,15 @@ class ServeSettings:
     token: str | None = None
     ring_dir: Path | None = None  # None: the first good one of docs/protocol.md §7
     ring_slots: int = 8
+    state_dir: Path | None = None  # snapshots; None: this user's, see `state_folder`
+    restore: str | None = None  # name of the snapshot to start from
+    autosave_s: float = 10.0  # between automatic snapshots in memory, from which a failed engine goes on; 0: none
     timeline: TimelineSettings = field(default_factory=TimelineSettings)
+
+    @property
+    def state_folder(self) -> Path:
+        """Where snapshots lie. It need not be there yet."""
+        return self.state_dir if self.state_dir is not None else _users_state_folder()
 
     def __post_init__(self) -> None:
         for option, port in (("--control-port", self.control_port), ("--frames-port", self.frames_port)):
@@ -42,11 +51,26 @@ class ServeSettings:
             raise SettingsError(f"--token must have 1 to {protocol.MAX_TOKEN_BYTES} bytes")
         if self.ring_dir is not None and not self.ring_dir.is_dir():
             raise SettingsError(f"--ring-dir is {self.ring_dir}, which is no directory")
+        if self.state_dir is not None and self.state_dir.exists() and not self.state_dir.is_dir():
+            raise SettingsError(f"--state-dir is {self.state_dir}, which is no directory")
+        if self.restore is not None:
+            try:
+                snapshots.path_of(self.state_folder, self.restore)
+            except ValueError as rule:
+                raise SettingsError(f"--restore: {rule}") from None
+        if not (self.autosave_s == 0 or 0.1 <= self.autosave_s <= 3600):
+            raise SettingsError(f"--autosave-s is {self.autosave_s:g}; it is 0 (never) or 0.1 to 3600 seconds")
         if not is_loopback(self.host) and self.token is None:
             raise SettingsError(
                 f"--host {self.host} can be reached from other machines, so a token is needed: "
                 f"give --token or set {TOKEN_VARIABLE}"
             )
+
+
+def _users_state_folder() -> Path:
+    """Where programs keep what outlives them: $XDG_STATE_HOME, %LOCALAPPDATA% on Windows, ~/.local/state."""
+    given = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_STATE_HOME")
+    return (Path(given) if given else Path.home() / ".local" / "state") / "everscene"
 
 
 def is_loopback(host: str) -> bool:

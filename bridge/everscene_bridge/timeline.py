@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everscene_bridge import protocol
+from everscene_bridge.history import History, Moment
 from everscene_bridge.inputs import Input, strongest
 from everscene_bridge.ledger import Ledger
 from everscene_bridge.messages import Stamps
@@ -66,6 +67,8 @@ class ChunkRecord:
     prompt: str
     flags: int  # of its first frame
     state_before: SceneState
+    state: SceneState  # under which it is generated
+    world: int  # counts worlds: a reset, a restored snapshot and a new engine begin another
     started_ns: int
     received_ns: int  # arrival of the input `order`
     recached_ns: int  # end of the recache for it
@@ -166,7 +169,12 @@ class Timeline:
         self.engine_down = ""  # why the engine is not there; empty: it is
         self._starts: dict[int, int] = {}  # order of a momentary event → frame number at which it begins to hold
         self._steered: str | None = None  # what the engine was told last; None: it must be told
-        self._shown = ChunkRecord((), 0, self.prompt, 0, scene.initial, 0, 0, 0)  # of the latest frame shown
+        self.paused = False
+        self._world = 0
+        self.history = History(self._left_s)
+        self._shown = ChunkRecord(
+            (), 0, self.prompt, 0, scene.initial, scene.initial, 0, 0, 0, 0
+        )  # of the latest frame
         self._kept = self._shown  # the newest chunk that is not discarded
         self._unusable = ""  # a prompt that the engine did not take
         self._flags = 0  # for the first frame of the next chunk
@@ -192,9 +200,11 @@ class Timeline:
         return len(self._ready) * self.clock.nominal_ns
 
     def state(self, now_ns: int) -> State:
-        """As docs/protocol.md §6 has it, but for `closing` and `paused`."""
+        """As docs/protocol.md §6 has it, but for `closing`."""
         if self.engine_down:
             return "restarting"
+        if self.paused:
+            return "paused"
         if self.latest == 0:
             return "starting"
         if now_ns - self.published_ns > STALLED_NS + self.clock.period_ns:
@@ -219,7 +229,7 @@ class Timeline:
 
     def next_work_ns(self, now_ns: int) -> int | None:
         """When `next_work` may have something that it has not now, if nothing else happens; None: not by time alone."""
-        cut = None if self._in_flight or self.engine_down else self._cut()
+        cut = None if self._in_flight or self.engine_down or self.paused else self._cut()
         if cut is None:
             return None
         return max(now_ns, now_ns + self._show_ns(cut[0], now_ns) - self._start_ahead_ns())
@@ -304,6 +314,8 @@ class Timeline:
             steer = (prompt, transition)
             if transition in ("cut", "reset") and self.latest + self.unshown > 0:
                 self._flags |= protocol.FLAG_CUT
+            if transition == "reset":
+                self._world += 1
         newest = inputs[-1] if inputs else None
         self._in_flight = ChunkRecord(
             inputs=inputs,
@@ -311,6 +323,8 @@ class Timeline:
             prompt=prompt,
             flags=self._flags,
             state_before=state_before,
+            state=self.ledger.state,
+            world=self._world,
             started_ns=now_ns,
             received_ns=newest.received_ns if newest else self._kept.received_ns,
             recached_ns=0 if newest else self._kept.recached_ns,
@@ -320,8 +334,11 @@ class Timeline:
 
     def _holds(self, momentary: Momentary, frame: int) -> bool:
         """Whether a momentary event still holds at a frame number."""
-        start = self._starts.get(momentary.order, frame)
-        return (frame - start) / self.info.fps < momentary.for_s
+        return self._left_s(momentary, frame) > 0
+
+    def _left_s(self, momentary: Momentary, frame: int) -> float:
+        """Seconds that a momentary event still has to go at a frame number."""
+        return momentary.for_s - (frame - self._starts.get(momentary.order, frame)) / self.info.fps
 
     def must_drop(self) -> bool:
         """Whether the chunk in flight is to be given up. The engine asks before each forward."""
@@ -385,7 +402,7 @@ class Timeline:
 
     def next_due_ns(self) -> int | None:
         """When the next frame is to be published (0: at once); None: there is none yet."""
-        if not self._ready:
+        if not self._ready or self.paused:
             return None
         return 0 if self.clock.due_ns is None else self.clock.due_ns
 
@@ -405,6 +422,9 @@ class Timeline:
         if self._old_frames:
             self._old_frames -= 1
             self._shown_latent = -1
+        self.history.shown(
+            ready.record.world, Moment(self.latest, ready.latent_frame, ready.record.state, ready.record.prompt)
+        )
         flags = protocol.FLAG_OPAQUE | (ready.record.flags if ready.index == 0 else 0)
         return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, late_ns, ready)
 
@@ -426,6 +446,64 @@ class Timeline:
 
     def _is_over(self, momentary: Momentary, frame: int) -> bool:
         return momentary.order in self._starts and not self._holds(momentary, frame)
+
+    def pause(self) -> None:
+        """No frame is due until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Frames are due again, the next one now."""
+        if self.paused:
+            self.paused = False
+            self.clock.due_ns = None
+
+    # Going back
+
+    def moment(self, seconds_ago: float = 0.0) -> Moment | None:
+        """What the picture of so many seconds of content ago stands for, or the oldest that is remembered.
+
+        None: there is nothing to go back to, because no frame of this world was shown yet or the engine is not there.
+        """
+        if self.engine_down or self._kept.world != self._world or self._shown.world != self._world:
+            return None
+        ago = round(seconds_ago * self.info.fps / self.info.frames_per_latent_frame)
+        return self.history.find(self._world, self._shown_latent - ago)
+
+    def reachable(self, seconds_ago: float, earliest: int) -> Moment | None:
+        """The same, but not before what the engine can go back to: latent frame `earliest`."""
+        furthest = max(0, self._shown_latent + 1 - earliest)
+        reach = furthest * self.info.frames_per_latent_frame / self.info.fps
+        return self.moment(min(seconds_ago, reach))
+
+    def seconds_since(self, moment: Moment) -> float:
+        """Seconds of content from a moment of this world to the picture that is shown."""
+        return (self._shown_latent - moment.latent_frame) * self.info.frames_per_latent_frame / self.info.fps
+
+    def go_back(self, moment: Moment, same_world: bool) -> None:
+        """The engine has gone back to after this moment (of the world that is shown, or of another): so does the rest.
+
+        Frames not shown yet are discarded; inputs in none of the frames shown are rejected.
+        """
+        assert self._in_flight is None and self._decoding is None
+        self.ledger.reject_all("went_back", "the world went back before it was in a frame")
+        self.totals.discarded_frames += self.unshown
+        self._undecoded.clear()
+        self._ready.clear()
+        self._old_frames = 0
+        self._world += 1
+        if same_world:
+            self.history.cut_after(moment, self._world)
+        state = self.history.renumbered(moment, self.ledger.scene)
+        for momentary in state.momentary:
+            self._starts[momentary.order] = self.latest + 1
+        self.ledger.stand(state)
+        if not self.latest:
+            self.prompt = moment.prompt
+        self._kept = self._shown
+        self._shown_latent = moment.latent_frame
+        self._steered = None
+        self._unusable = ""
+        self._flags |= protocol.FLAG_CUT
 
     # Trouble
 
@@ -453,7 +531,8 @@ class Timeline:
             self.ledger.reject(inputs, "engine", f"the engine failed on it {times} times: {reason}")
 
     def restarted(self) -> None:
-        """A new engine stands in for the one that failed; it knows nothing of what was before."""
+        """A new engine stands in for the one that failed, with a new world or that of a snapshot."""
+        self._world += 1
         self.totals.restarts += 1
         self.engine_down = ""
 

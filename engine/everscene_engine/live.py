@@ -18,16 +18,20 @@ from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import StreamConfig
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
+from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk, Transition
 from everscene_engine.snapshot import WorldLatents, from_host, to_host
+from everscene_engine.start_image import ImageEncoder, PocketImageEncoder, read_image
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
+from everscene_engine.umt5 import Placement
 
 CUT_PREFIX = "The scene transitions. "
 REMEMBERED_PROMPTS = 64
 REMEMBERED_CHUNKS = 16
+REMEMBERED_BYTES = 12 * 2**30  # of decoder states: a whole Wan VAE's is three gigabytes
 
 
 class _Decoded(NamedTuple):
@@ -50,8 +54,11 @@ class LiveEngine:
         config: StreamConfig,
         seed: int,
         steps: int | None = None,
+        image_encoder: Callable[[], ImageEncoder] | None = None,
     ) -> None:
+        """image_encoder: makes what encodes a start image, called once for each; None: there can be none."""
         self._transformer = transformer
+        self._image_encoder = image_encoder
         self._text = text
         self._decoder = decoder
         self._stream = LatentStream(transformer, config, seed, steps=steps)
@@ -75,6 +82,19 @@ class LiveEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    def begin_with(self, image: Path | bytes | None) -> None:
+        """Let the world begin with a picture (a file, or its bytes) the next time that it begins; None: without.
+
+        Raises ConfigError for what is no picture.
+        """
+        if image is None:
+            self._stream.begin_with(None)
+            return
+        if self._image_encoder is None:
+            raise ConfigError(f"{self._info.model} cannot begin with an image: it has nothing to encode it")
+        pixels = read_image(image, self._info.width, self._info.height)
+        self._stream.begin_with(self._image_encoder().encode_image(pixels))
 
     def check(self, prompt: str) -> None:
         """Raise PromptRejected if the text encoder cannot take this prompt."""
@@ -111,7 +131,7 @@ class LiveEngine:
     def decode(self, chunk: GeneratedChunk) -> FrameBlock:
         """The chunk's frames as RGBA8 host memory; its decoding time is added to `chunk.seconds`."""
         start = time.perf_counter()
-        self._decoded.append(_Decoded(chunk.first_latent_frame, chunk.latents, self._decoder.snapshot()))
+        self._remember(_Decoded(chunk.first_latent_frame, chunk.latents, self._decoder.snapshot()))
         pixels: list[np.ndarray] = []
         source: list[int] = []
         for frame in range(chunk.latent_frames):
@@ -120,6 +140,13 @@ class LiveEngine:
             source += [chunk.first_latent_frame + frame] * len(pixels[-1])
         chunk.seconds["decode"] = time.perf_counter() - start
         return FrameBlock(np.concatenate(pixels), tuple(source))
+
+    def _remember(self, decoded: _Decoded) -> None:
+        """Keep a decoder's state to go back to; of large ones fewer, but always the last two."""
+        self._decoded.append(decoded)
+        sizes = [sum(tensor.nbytes for tensor in kept.before.tensors) for kept in self._decoded]
+        while len(self._decoded) > 2 and sum(sizes[-len(self._decoded) :]) > REMEMBERED_BYTES:
+            self._decoded.popleft()
 
     @torch.inference_mode()
     def rollback(self, latent_frame: int) -> None:
@@ -143,6 +170,12 @@ class LiveEngine:
             self._decoder.feed(kept)
             self._decoded.append(_Decoded(last.first_frame, kept, last.before))
 
+    @property
+    def earliest(self) -> int:
+        """The first latent frame that a rollback can go back to: stream and decoder both remember it."""
+        decoded = self._decoded[0].first_frame if self._decoded else self._stream.next_frame
+        return max(self._stream.earliest, decoded + 1)
+
     @torch.inference_mode()
     def snapshot(self, latent_frame: int) -> EngineState:
         """The world as it was before this latent frame, in host memory. Raises ConfigError if it is not kept."""
@@ -158,13 +191,13 @@ class LiveEngine:
         return to_host(WorldLatents(chunks, decoded.before, fed, self._sink_prompt, self._stream.seed), self._info)
 
     @torch.inference_mode()
-    def restore(self, state: EngineState, seed: int | None = None) -> None:
+    def restore(self, state: EngineState) -> None:
         """Go on from a snapshot. Raises SnapshotError for one of another model, and then nothing has changed."""
         config = self._stream.config
         shape = (self._transformer.config.channels, config.latent_height, config.latent_width)
         world = from_host(state, self._info, shape, self._transformer.patch_embedding.weight)
         sink_text = self._conditioning(world.sink_prompt)
-        self._stream.restore(world.chunks, sink_text, world.seed if seed is None else seed)
+        self._stream.restore(world.chunks, sink_text, world.seed)
         self._sink_prompt = self._prompt = world.sink_prompt
         self._after_cut = None
         self._decoded.clear()
@@ -200,19 +233,47 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     weights: Path | None = None,
+    decoder: str | None = None,
+    start_image: Path | None = None,
+    text_device: str | None = None,
+    unload_text: bool = False,
 ) -> LiveEngine:
     """Load a model by its preset's name, ready to generate.
 
     steps: denoising steps, None for the preset's own. device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is
-    one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one.
+    one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one, or than the one
+    that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
+    decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
+    of it after each prompt.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
-    if model != "pocket":
-        raise ConfigError(f"no such model: {model!r}; there is: pocket")
+    chosen = preset(model)
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.shipped:
+        if decoder is not None:
+            raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
+        engine = _load_pocket(chosen, place, weights, seed, steps)
+    else:
+        from everscene_engine.models.large import load_large  # its parts import diffusers and transformers
+
+        text_place = None if text_device is None else torch.device(text_device)
+        placement: Placement = "unload" if unload_text else "keep"
+        folder = weights or HOME / model
+        parts = load_large(chosen, folder, place, best_dtype(place), steps, decoder or "vae", text_place, placement)
+        engine = LiveEngine(
+            model, parts.transformer, parts.text, parts.decoder, chosen.stream, seed, steps, parts.image_encoder
+        )
+    if start_image is not None:
+        engine.begin_with(start_image)
+    return engine
+
+
+def _load_pocket(chosen: Preset, place: torch.device, weights: Path | None, seed: int, steps: int | None) -> LiveEngine:
     pocket = load_pocket(place, best_dtype(place), weights or WEIGHTS)
+    encoder = PocketImageEncoder(pocket.autoencoder)
+    decoder = PocketDecoder(pocket.autoencoder)
     return LiveEngine(
-        model, pocket.transformer, pocket.text, PocketDecoder(pocket.autoencoder), pocket.stream, seed, steps
+        chosen.name, pocket.transformer, pocket.text, decoder, pocket.stream, seed, steps, lambda: encoder
     )

@@ -68,6 +68,10 @@ class EngineState:
     facts: dict[str, Any]  # JSON values; `model`, `width`, `height`, `seed` and `latent_frame` are always there
     arrays: dict[str, NDArray[Any]]  # the engine's own, by name
 
+    def with_seed(self, seed: int) -> "EngineState":
+        """The same past with another future."""
+        return EngineState({**self.facts, "seed": seed}, self.arrays)
+
 
 class EnginePort(Protocol):
     """A world that is generated chunk by chunk and can be steered."""
@@ -98,11 +102,14 @@ class EnginePort(Protocol):
         Raises ConfigError when that lies further back than is kept, or ahead of the stream.
         """
 
-    def restore(self, state: EngineState, seed: int | None = None) -> None:
-        """Go on from a snapshot; `steer` must follow. Not during `decode`.
+    @property
+    def earliest(self) -> int:
+        """The first latent frame that `rollback` and `snapshot` can go back to."""
 
-        seed: another one than the snapshot's, for another future of the same past. Raises SnapshotError for a
-        snapshot of another model, and then nothing has changed.
+    def restore(self, state: EngineState) -> None:
+        """Go on from a snapshot, with its seed; `steer` must follow. Not during `decode`.
+
+        Raises SnapshotError for a snapshot of another model, and then nothing has changed.
         """
 
     def close(self) -> None:

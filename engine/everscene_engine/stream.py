@@ -231,6 +231,13 @@ class LatentStream:
         self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
         self._recache_due = True
 
+    @property
+    def earliest(self) -> int:
+        """The first latent frame, but for 0, that a rollback can go back to."""
+        sink_end = self._sink.end_frame if self._sink else 0
+        oldest = self._past[0].first_frame if self._past else sink_end
+        return 1 if oldest == sink_end else oldest
+
     def _must_reach(self, frame: int) -> None:
         sink_end = self._sink.end_frame if self._sink else 0
         oldest = self._past[0].first_frame if self._past else sink_end

@@ -19,7 +19,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(engine: Callable[[], Any] = make_engine, **settings: Any) -> Server:
-        ports = {"control_port": 0, "frames_port": 0, "ring_dir": tmp_path}
+        ports = {"control_port": 0, "frames_port": 0, "ring_dir": tmp_path, "state_dir": tmp_path / "state"}
         server = Server(engine(), engine, load_scene(), ServeSettings(**{**ports, **settings}))
         servers.append(server)
         server.start()

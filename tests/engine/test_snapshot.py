@@ -51,7 +51,7 @@ def test_a_new_engine_goes_on_from_a_snapshot_as_the_old_one_did(
 def test_another_seed_makes_another_future(rolled_back: tuple[EngineState, list[np.ndarray]]) -> None:
     state, expected = rolled_back
     engine = load("pocket", seed=3)
-    engine.restore(state, seed=4)
+    engine.restore(state.with_seed(4))
     engine.steer(THEN, "recache")
     assert not (run(engine, 1)[0] == expected[0]).all()
 

@@ -128,6 +128,14 @@ def client_messages() -> dict[str, dict[str, Any]]:
         "ping": {"type": "ping", "id": 1, "client_ns": T0},
         "stats_request": {"type": "stats_request", "id": 2},
         "command": {"type": "command", "id": 3, "name": "snapshot", "args": {"name": "before the storm"}},
+        "command_pause": {"type": "command", "id": 4, "name": "pause"},
+        "command_restore": {
+            "type": "command",
+            "id": 5,
+            "name": "restore",
+            "args": {"name": "before the storm", "seed": 7},
+        },
+        "command_rewind": {"type": "command", "id": 6, "name": "rewind", "args": {"seconds": 2.5}},
         "bye": {"type": "bye"},
     }
 
@@ -211,6 +219,19 @@ def server_messages() -> dict[str, dict[str, Any]]:
         },
         "pong": {"type": "pong", "id": 1, "client_ns": T0, "server_ns": T0 + 250_000, "epoch": EPOCH},
         "reply": {"type": "reply", "id": 3, "ok": True, "result": {"bytes": 1_048_576}},
+        "reply_snapshot": {
+            "type": "reply",
+            "id": 3,
+            "ok": True,
+            "result": {"name": "before the storm", "frame": 5, "bytes": 1_048_576},
+        },
+        "reply_not_now": {
+            "type": "reply",
+            "id": 6,
+            "ok": False,
+            "code": "not_now",
+            "reason": "no frame of this world was shown yet",
+        },
         "reply_error": {
             "type": "reply",
             "id": 3,
