@@ -1,7 +1,8 @@
 """Small random weights in the layouts of the published files, for the tests of the large models."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from everscene_engine.config import TransformerConfig
 from everscene_engine.models import networks
+from everscene_engine.models.layout import write_part
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.tiny_decoder import TinyDecoderConfig, TinyStage
 
@@ -102,3 +104,28 @@ def _native_inner(name: str) -> str:
         for theirs, place in {"norm1": 0, "conv1": 2, "norm2": 3, "conv2": 6}.items():
             name = re.sub(rf"\.{theirs}\.(gamma|weight|bias)$", rf".residual.{place}.\1", name)
     return name.replace(".conv_shortcut.", ".shortcut.")
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of the real kind with a few words, in the files that the published one has."""
+    from transformers import T5Tokenizer
+
+    words = ["a", "red", "fox", "storm", "harbour", "The", "scene", "transitions."]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((f"▁{word}", -2.0) for word in words)]
+    vocabulary += [(letter, -5.0) for letter in "abcdefghijklmnopqrstuvwxyz."]
+    T5Tokenizer(vocab=vocabulary, extra_ids=0).save_pretrained(folder)
+
+
+def write_preset(folder: Path) -> Preset:
+    """A whole small preset as `convert` leaves it, every decoder with it: two latent rows and columns of tokens."""
+    config = replace(PRESET.stream, latent_height=4, latent_width=4, chunk_frames=2, sink_reach=60)
+    for steps in PRESET.step_choices:
+        write_part(folder, f"transformer-{steps}step", transformer_weights(steps), asdict(TRANSFORMER), torch.bfloat16)
+    for part, settings in (("vae", VAE_22), ("lightvae2", {**VAE_22, "decoder_base_dim": 4, "has_encoder": False})):
+        write_part(folder, part, filled(networks.vae(settings)).state_dict(), settings)
+    write_part(folder, "tiny", filled(networks.tiny(TINY.as_plain())).state_dict(), TINY.as_plain())
+    text = filled(networks.text(TEXT)).state_dict()
+    text.pop("encoder.embed_tokens.weight", None)
+    write_part(folder, "text", text, TEXT, torch.bfloat16)
+    save_tokenizer(folder / "tokenizer")
+    return replace(PRESET, stream=config)

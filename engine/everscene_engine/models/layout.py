@@ -135,15 +135,27 @@ def check_values(header: PartHeader) -> None:
                     raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinity")
 
 
-def load_into(module: nn.Module, header: PartHeader, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a network made on the meta device its weights: on `device`, floats in `dtype`. Raises CheckpointError."""
+def load_into(
+    module: nn.Module,
+    header: PartHeader,
+    device: torch.device,
+    dtype: torch.dtype,
+    also: Mapping[str, str] | None = None,
+) -> None:
+    """Give a network made on the meta device its weights: on `device`, floats in `dtype`. Raises CheckpointError.
+
+    also: other names that the network has for a tensor of the files; the tensor is then shared.
+    """
     source = str(next(iter(header.files.values())).parent / header.part)
-    check_shapes(shapes_of(module), header.shapes, source)
+    again = {name: of for name, of in (also or {}).items() if name in shapes_of(module)}
+    wanted = {name: shape for name, shape in shapes_of(module).items() if name not in again}
+    check_shapes(wanted, header.shapes, source)
     for path in dict.fromkeys(header.files.values()):
         tensors: dict[str, Tensor] = {}
         with safe_open(path, framework="pt", device=str(device)) as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensor = file.get_tensor(name)
                 tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensors |= {name: tensors[of] for name, of in again.items() if of in tensors}
         module.load_state_dict(tensors, strict=False, assign=True)
     module.requires_grad_(False).eval()

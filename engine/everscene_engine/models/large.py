@@ -1,0 +1,97 @@
+"""A large preset from its folder of converted weights to a live engine."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everscene_engine.decoder import StreamingDecoder
+from everscene_engine.errors import CheckpointError, ConfigError
+from everscene_engine.models import networks
+from everscene_engine.models.convert import TOKENIZER
+from everscene_engine.models.layout import PartHeader, load_into, read_header
+from everscene_engine.models.presets import Preset
+from everscene_engine.start_image import ImageEncoder
+from everscene_engine.tiny_decoder import TinyDecoder, TinyDecoderNetwork
+from everscene_engine.transformer import WanTransformer
+from everscene_engine.umt5 import EmbeddingStore, Placement, UMT5TextEncoder, load_tokenizer
+from everscene_engine.wan_vae import WanVAE
+
+DECODERS = ("vae", "lightvae", "lightvae2", "tiny")
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class LargeModel:
+    """The parts of a large model, ready to run. image_encoder makes what encodes a start image when there is one."""
+
+    transformer: WanTransformer
+    text: UMT5TextEncoder
+    decoder: StreamingDecoder
+    image_encoder: Callable[[], ImageEncoder]
+
+
+def load_large(
+    preset: Preset,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None = None,
+    decoder: str = "vae",
+    text_device: torch.device | None = None,
+    text_placement: Placement = "keep",
+) -> LargeModel:
+    """Load a preset from the folder that `convert` wrote.
+
+    decoder: vae, lightvae, lightvae2 or tiny. text_device: of the text encoder, None for `device`; its weights are read
+    when the first prompt comes whose embedding is not kept on disk. Raises ConfigError for steps or a decoder that
+    there are none for, CheckpointError naming file and tensor.
+    """
+    part = preset.transformer_part(steps)
+    if decoder not in DECODERS:
+        raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
+    try:
+        transformer = networks.transformer(asdict(preset.transformer))
+        load_into(transformer, read_header(folder, part), device, dtype)
+        frames = load_decoder(folder, decoder, device, dtype)
+        text = load_text(folder, text_device or device, dtype, text_placement)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; `everscene models pull {preset.name}` fetches what is missing") from error
+
+    def image_encoder() -> ImageEncoder:
+        if isinstance(frames, WanVAE) and frames.can_encode:
+            return frames
+        whole = load_decoder(folder, "vae", device, dtype)
+        assert isinstance(whole, WanVAE)
+        return whole
+
+    return LargeModel(transformer, text, frames, image_encoder)
+
+
+def load_decoder(folder: Path, part: str, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
+    """One of the decoders. Raises CheckpointError."""
+    header = read_header(folder, part)
+    network: Any = networks.tiny(header.config) if part == "tiny" else networks.vae(header.config)
+    load_into(network, header, device, dtype)
+    return TinyDecoder(network) if isinstance(network, TinyDecoderNetwork) else WanVAE(network)
+
+
+def load_text(folder: Path, device: torch.device, dtype: torch.dtype, placement: Placement = "keep") -> UMT5TextEncoder:
+    """The text encoder; its network comes when it is needed. Raises CheckpointError."""
+    header = read_header(folder, "text")
+
+    def network() -> Any:
+        made: Any = networks.text(header.config)
+        load_into(made, header, device, dtype, {"encoder.embed_tokens.weight": "shared.weight"})
+        return made
+
+    store = EmbeddingStore(folder / EMBEDDINGS, f"{_fingerprint(header)} {dtype}")
+    return UMT5TextEncoder(network, load_tokenizer(folder / TOKENIZER), store, placement)
+
+
+def _fingerprint(header: PartHeader) -> str:
+    """Tells one set of weights from another by the checksums of its tensors."""
+    return hashlib.sha256(repr(sorted(header.crc.items())).encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""The umT5 encoder: run at the real length it equals the padded run; prompts are cleaned, kept and never lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from everscene_engine.errors import CheckpointError, PromptRejected
+from everscene_engine.models import networks
+from everscene_engine.umt5 import EmbeddingStore, UMT5TextEncoder, clean, load_tokenizer
+from tests.engine.published import TEXT, filled, save_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    made: Any = filled(networks.text(TEXT))
+    made.encoder.embed_tokens.weight = made.shared.weight
+    return made
+
+
+class Counted:
+    """Makes the network, and counts how often."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.times = 0
+
+    def __call__(self) -> Any:
+        self.times += 1
+        return self.network
+
+
+def encoder(network: Any, tokenizer: Any, folder: Path | None = None, **options: Any) -> UMT5TextEncoder:
+    load = network if isinstance(network, Counted) else Counted(network)
+    return UMT5TextEncoder(load, tokenizer, EmbeddingStore(folder, "weights 1"), **options)
+
+
+def test_the_real_length_gives_what_the_padded_run_gives(network: Any, tokenizer: Any) -> None:
+    """The published way: 512 rows with a mask, rows past the end set to zero."""
+    prompt = "a red fox, a storm"
+    padded = tokenizer(prompt, padding="max_length", max_length=512, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        rows = network(input_ids=padded.input_ids, attention_mask=padded.attention_mask).last_hidden_state
+    found = encoder(network, tokenizer).encode([prompt])
+    length = int(padded.attention_mask.sum())
+    assert found.lengths.tolist() == [length] and found.padded_to == 512
+    assert found.tokens.shape == (1, length, TEXT["d_model"])
+    assert found.tokens.std() > 0.1
+    torch.testing.assert_close(found.tokens[0], rows[0, :length], atol=2e-6, rtol=0)
+
+
+def test_prompts_of_several_lengths_are_padded_and_do_not_touch_each_other(network: Any, tokenizer: Any) -> None:
+    text = encoder(network, tokenizer)
+    both = text.encode(["a red fox", "a storm, a red fox, a harbour"])
+    assert both.tokens.shape[1] == int(both.lengths.max())
+    assert not both.tokens[0, both.lengths[0] :].any()
+    alone = encoder(network, tokenizer).encode(["a red fox"])
+    assert torch.equal(both.tokens[0, : both.lengths[0]], alone.tokens[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("  a   red\n\tfox ", "a red fox"),
+        ("Tom &amp;amp; Jerry", "Tom & Jerry"),
+        ("a &lt;b&gt; &nbsp; c", "a <b> c"),
+        ("schÃ¶n", "schön"),
+        ("Red Fox", "Red Fox"),
+        ("\u201cred\u201d", '"red"'),
+    ],
+)
+def test_prompts_are_cleaned_as_the_models_were_trained(given: str, wanted: str) -> None:
+    assert clean(given) == wanted
+
+
+@pytest.mark.parametrize(("prompt", "words"), [("  \n ", "no words"), ("fox " * 512, "has 513 tokens; the rule is at")])
+def test_prompts_that_cannot_be_taken_are_refused(prompt: str, words: str, network: Any, tokenizer: Any) -> None:
+    with pytest.raises(PromptRejected, match=words):
+        encoder(network, tokenizer).check(prompt)
+
+
+def test_the_longest_prompt_is_taken(network: Any, tokenizer: Any) -> None:
+    encoder(network, tokenizer).check("fox " * 511)
+
+
+def test_the_network_is_loaded_for_the_first_new_prompt_and_never_for_a_kept_one(
+    network: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    first = Counted(network)
+    text = encoder(first, tokenizer, tmp_path)
+    text.check("a red fox")
+    assert first.times == 0 and not text.loaded
+    made = text.encode(["a red fox"])
+    text.encode(["a  red fox", "a storm"])
+    assert first.times == 1 and text.loaded
+    later = Counted(network)
+    again = encoder(later, tokenizer, tmp_path).encode(["a red fox"])
+    assert later.times == 0 and torch.equal(again.tokens, made.tokens)
+
+
+def test_an_unloaded_network_comes_back_when_it_is_needed(network: Any, tokenizer: Any) -> None:
+    counted = Counted(network)
+    text = encoder(counted, tokenizer, placement="unload")
+    text.encode(["a red fox"])
+    assert not text.loaded
+    text.encode(["a red fox"])
+    assert counted.times == 1
+    text.encode(["a storm"])
+    assert counted.times == 2
+
+
+def test_another_encoder_does_not_read_these_embeddings(tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path, "weights 1").put("a fox", torch.ones(2, 3))
+    assert EmbeddingStore(tmp_path, "weights 2").get("a fox") is None
+    assert EmbeddingStore(tmp_path, "weights 1").get("a fox") is not None
+
+
+def test_a_damaged_file_is_made_anew(network: Any, tokenizer: Any, tmp_path: Path) -> None:
+    made = encoder(network, tokenizer, tmp_path).encode(["a red fox"])
+    path = next(tmp_path.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:40])
+    again = encoder(network, tokenizer, tmp_path).encode(["a red fox"])
+    assert torch.equal(again.tokens, made.tokens)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"prompt": "a red fox"}
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_the_memory_of_prompts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everscene_engine.umt5.REMEMBERED", 2)
+    store = EmbeddingStore(None, "weights")
+    for prompt in ("one", "two", "one", "three"):
+        store.put(prompt, torch.ones(1, 1))
+    assert store.get("two") is None and store.get("one") is not None and store.get("three") is not None
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no tokenizer in"):
+        load_tokenizer(tmp_path / "nowhere")
+    (tmp_path / "tokenizer.json").write_text("no json")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_tokenizer(tmp_path)
