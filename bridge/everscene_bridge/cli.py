@@ -35,11 +35,16 @@ console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
 
-Model = Annotated[str, typer.Option(help="pocket, or pattern: a test pattern with exact pixels.")]
+Model = Annotated[str, typer.Option(help="pocket, another of `everscene models list`, or pattern: a test pattern.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=64, help="Denoising steps; the model's own by default.")]
 Seed = Annotated[int, typer.Option(min=0)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
+Weights = Annotated[Path | None, typer.Option(help="Folder of weights; where `models pull` writes by default.")]
+StartImage = Annotated[Path | None, typer.Option(help="A picture that the world begins with.")]
+Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightvae, lightvae2 or tiny.")]
+TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's text encoder; the model's by default.")]
+UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
 Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
 ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
@@ -63,6 +68,11 @@ def serve(
     seed: Seed = 0,
     device: Device = None,
     threads: Threads = None,
+    weights: Weights = None,
+    start_image: StartImage = None,
+    decoder: Decoder = None,
+    text_device: TextDevice = None,
+    unload_text: UnloadText = False,
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
     token: Token = None,
@@ -94,7 +104,9 @@ def serve(
             timeline=TimelineSettings(interrupt=interrupt, max_lead_ms=max_lead_ms),
         )
         options = SidecarOptions(
-            engine=EngineChoice(model, seed, steps, device, threads),
+            engine=EngineChoice(
+                model, seed, steps, device, threads, weights, start_image, decoder, text_device, unload_text
+            ),
             serve=settings,
             scene=scene,
             viewer_port=viewer_port if viewer else None,

@@ -99,6 +99,28 @@ def verify(
         _give_up(problem)
 
 
+@models_app.command()
+def encode(
+    model: Name,
+    scene: Annotated[Path, typer.Option(help="Scene file.")],
+    device: Annotated[str | None, typer.Option(help="Of the text encoder; a GPU by default if there is one.")] = None,
+    cut: Annotated[bool, typer.Option(help="Encode each prompt as the first of a shot too.")] = True,
+    home: Home = HOME,
+) -> None:
+    """Encode every prompt that a scene can make and keep them, so that no event waits for the text encoder."""
+    from everscene_bridge.errors import SceneError
+    from everscene_bridge.scene import load_scene
+    from everscene_bridge.scene_prompts import possible_prompts
+    from everscene_engine.models.large import encode_ahead
+
+    try:
+        prompts = possible_prompts(load_scene(scene))
+        new = encode_ahead(home / _large(model).name, prompts, device, cut)
+        _say(f"{len(prompts)} prompts; {new} embeddings are new")
+    except (EngineError, SceneError) as problem:
+        _give_up(problem)
+
+
 def _large(name: str) -> "Preset":
     found = preset(name)
     if found.shipped:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from everscene_bridge.pattern import PatternEngine
 from everscene_engine.port import EnginePort
@@ -16,6 +17,11 @@ class EngineChoice:
     steps: int | None = None  # denoising steps; None: the preset's own
     device: str | None = None  # "cpu", "cuda", "cuda:1"; None: a GPU if there is one
     threads: int | None = None  # CPU threads; None: torch's choice
+    weights: Path | None = None  # a folder of weights; None: the package's, or where `models pull` writes
+    start_image: Path | None = None  # a picture that the world begins with
+    decoder: str | None = None  # of a large model: vae, lightvae, lightvae2, tiny; None: vae
+    text_device: str | None = None  # of a large model's text encoder; None: `device`
+    unload_text: bool = False  # let go of the text encoder after each prompt
 
 
 def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
@@ -27,7 +33,16 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
         from everscene_engine.live import load as load_live
 
         return load_live(
-            choice.model, seed=choice.seed, steps=choice.steps, device=choice.device, threads=choice.threads
+            choice.model,
+            seed=choice.seed,
+            steps=choice.steps,
+            device=choice.device,
+            threads=choice.threads,
+            weights=choice.weights,
+            start_image=choice.start_image,
+            decoder=choice.decoder,
+            text_device=choice.text_device,
+            unload_text=choice.unload_text,
         )
 
     return load

@@ -21,7 +21,7 @@ from everscene_engine.models.layout import read_header
 from everscene_engine.models.presets import PRESETS, Source, preset
 from everscene_engine.models.pull import chosen_sources, pull
 from everscene_engine.models.verify import verify
-from tests.engine.published import PRESET, TEXT, VAE_22, filled, transformer_weights
+from tests.engine.published import PRESET, TEXT, VAE_22, filled, transformer_weights, write_preset
 
 LORA = Source("transformer-4step", "someone/lora", "lora.pt", "MIT", lora_alpha=2, onto="base.pt")
 
@@ -198,3 +198,16 @@ def test_a_model_of_another_name_is_refused(runner: CliRunner) -> None:
 def test_the_model_in_the_package_needs_nothing(runner: CliRunner) -> None:
     result = runner.invoke(app, ["models", "pull", "pocket"])
     assert result.exit_code == 0 and "comes with the package" in result.output
+
+
+def test_encode_keeps_every_prompt_of_a_scene(runner: CliRunner, tmp_path: Path) -> None:
+    write_preset(tmp_path / PRESET.name)
+    (tmp_path / "scene.yaml").write_text(
+        "name: bay\ntemplate: 'a {what}'\nslots: {what: fox}\nevents: {storm: {set: {what: storm}}}\n"
+    )
+    command = ["models", "encode", PRESET.name, "--scene", str(tmp_path / "scene.yaml"), "--device", "cpu"]
+    first = runner.invoke(app, [*command, "--home", str(tmp_path)])
+    assert first.exit_code == 0, first.output
+    assert "2 prompts; 4 embeddings are new" in first.output
+    again = runner.invoke(app, [*command, "--home", str(tmp_path)])
+    assert "2 prompts; 0 embeddings are new" in again.output

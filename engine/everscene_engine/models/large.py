@@ -1,7 +1,7 @@
 """A large preset from its folder of converted weights to a live engine."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ import torch
 
 from everscene_engine.decoder import StreamingDecoder
 from everscene_engine.errors import CheckpointError, ConfigError
+from everscene_engine.live import CUT_PREFIX
 from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
 from everscene_engine.models.layout import PartHeader, load_into, read_header
 from everscene_engine.models.presets import Preset
+from everscene_engine.pocket import best_dtype
 from everscene_engine.start_image import ImageEncoder
 from everscene_engine.tiny_decoder import TinyDecoder, TinyDecoderNetwork
 from everscene_engine.transformer import WanTransformer
@@ -90,6 +92,20 @@ def load_text(folder: Path, device: torch.device, dtype: torch.dtype, placement:
 
     store = EmbeddingStore(folder / EMBEDDINGS, f"{_fingerprint(header)} {dtype}")
     return UMT5TextEncoder(network, load_tokenizer(folder / TOKENIZER), store, placement)
+
+
+def encode_ahead(folder: Path, prompts: Sequence[str], device: str | None = None, cut: bool = True) -> int:
+    """Encode prompts so that a stream finds them on disk; with `cut`, each as the first of a shot too.
+
+    Returns how many were new. The dtype is the one that the device computes in, as in a stream. Raises CheckpointError,
+    PromptRejected.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    text = load_text(folder, place, best_dtype(place))
+    before = len(list((folder / EMBEDDINGS).glob("*.safetensors")))
+    for prompt in prompts:
+        text.encode([prompt, CUT_PREFIX + prompt] if cut else [prompt])
+    return len(list((folder / EMBEDDINGS).glob("*.safetensors"))) - before
 
 
 def _fingerprint(header: PartHeader) -> str:
