@@ -1,5 +1,5 @@
 """The command line: `everscene serve`, `demo`, `send`, `watch`, `snapshot`, `restore`,
-`rewind`, `branch`, `pause`, `resume`, `scene check`. It reads options and prints."""
+`rewind`, `branch`, `pause`, `resume`, `replay`, `scene check`. It reads options and prints."""
 
 import logging
 import time
@@ -15,12 +15,13 @@ from rich.logging import RichHandler
 from everscene_bridge import protocol
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.client import Client
-from everscene_bridge.engines import EngineChoice
+from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import ClientError, EversceneError, SettingsError
 from everscene_bridge.feed import DEMO_FEED
 from everscene_bridge.inputs import Input
 from everscene_bridge.messages import ParamValue
 from everscene_bridge.protocol import TRANSITIONS, Transition, When
+from everscene_bridge.replay import replay as replay_run
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
 from everscene_bridge.settings import TOKEN_VARIABLE, ServeSettings, token_from_environment
 from everscene_bridge.sidecar import SidecarOptions, run
@@ -84,6 +85,7 @@ def serve(
     interrupt: Interrupt = True,
     max_lead_ms: MaxLead = None,
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Write down the run for `everscene replay`.")] = None,
     state_dir: StateDir = None,
     restore: Annotated[str | None, typer.Option(help="Name of the snapshot to start from.")] = None,
     autosave_s: Annotated[float, typer.Option(help="Seconds between snapshots for a failed engine; 0: none.")] = 10.0,
@@ -111,6 +113,7 @@ def serve(
             scene=scene,
             viewer_port=viewer_port if viewer else None,
             feed=feed,
+            log=log,
         )
         run(options, console)
     except (EversceneError, EngineError) as problem:
@@ -242,6 +245,21 @@ def branch(seed: FutureSeed = None, endpoint: Endpoint = DEFAULT_ENDPOINT, token
     """Go on from the picture on the screen into another future."""
     with _world(endpoint, token, "branch") as world:
         console.print(f"the world goes on under seed {world.branch(seed)}")
+
+
+@app.command()
+def replay(log: Annotated[Path, typer.Argument(help="What `everscene serve --log` wrote.")]) -> None:
+    """Do a logged run again and compare every frame."""
+    try:
+        result = replay_run(log, lambda choice: loader(choice)())
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+    for difference in result.other_build:
+        console.print(f"another build: {difference}", markup=False)
+    if result.first_difference is not None:
+        console.print(f"frame {result.first_difference} is the first that differs, after {result.frames - 1} the same")
+        raise typer.Exit(1)
+    console.print(f"{result.frames} frames, all the same")
 
 
 @app.command()

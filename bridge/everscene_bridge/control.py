@@ -299,6 +299,10 @@ class Control:
                 return
             self._open.add((session.client_id, message.id))
             self._announce(session, message, new.order, now_ns)
+            if stream.run_log is not None:
+                said = message.model_dump(exclude_none=True, exclude={"id", "client_ns"})
+                frame = stream.timeline.latest
+                stream.run_log.write("input", order=new.order, client=session.name, after_frame=frame, said=said)
             stream.hand_out()
             stream.changed.notify_all()
         accepted = ReceiptMessage(id=message.id, client_ns=message.client_ns, state="accepted", order=new.order)

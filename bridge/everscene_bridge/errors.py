@@ -8,6 +8,7 @@ EversceneError
 │   ├── RingUnreadable       no such ring, not a ring, or another version
 │   └── Overwritten          the writer came round while a frame was being copied
 ├── SnapshotUnreadable       no such snapshot, a damaged one, or another format
+├── ReplayError              a log of a run that cannot be read
 ├── CommandFailed            a command cannot be done; bears code and reason
 ├── MessageError             bytes that are no message of the protocol; bears code, reason, id
 ├── PromptRejected           the engine cannot take a prompt; says why
@@ -52,6 +53,10 @@ class Overwritten(RingError):
 
 class SnapshotUnreadable(EversceneError):
     """There is no snapshot that can be read at the path."""
+
+
+class ReplayError(EversceneError):
+    """The log of a run cannot be read, or holds what no run writes; names file and line."""
 
 
 class CommandFailed(EversceneError):

@@ -19,6 +19,7 @@ from everscene_bridge.clock import Clock
 from everscene_bridge.errors import CommandFailed
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.protocol import NS
+from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.snapshots import Snapshot
 from everscene_bridge.stats import Meter
@@ -57,6 +58,7 @@ class LiveStream:
         tell: Callable[[list[Outcome]], None],
         settings: TimelineSettings | None = None,
         autosave_s: float = 0.0,
+        run_log: RunLog | None = None,
     ) -> None:
         """`rebuild` makes a new engine after a failure. `tell` takes the outcomes of inputs; any thread calls it.
 
@@ -70,6 +72,7 @@ class LiveStream:
         self._serial = 0  # counts engines: what an old one still hands in is not taken
         self._rebuild = rebuild
         self._tell = tell
+        self.run_log = run_log
         self._tasks: deque[Task] = deque()
         self._in_task = False
         self._autosave_ns = round(autosave_s * NS)
@@ -150,18 +153,33 @@ class LiveStream:
                 engine.steer(*work.steer)
             chunk = engine.generate(lambda: self._must_drop(serial))
         except PromptRejected as why:
+            self._log_work(work, "refused")
             self._refuse(serial, why)
             return
         except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
+            self._log_work(work, "failed")
             self._fail(serial, failure)
             return
         with self.changed:
             if serial != self._serial or self._stopping.is_set():
                 return
+            self._log_work(work, "dropped" if chunk is None else "made", chunk)
             self.timeline.generated(chunk, self.clock.now_ns())
             if chunk is not None:
                 self._note(chunk)
             self.changed.notify_all()
+
+    def _log_work(self, work: Work, outcome: str, chunk: GeneratedChunk | None = None) -> None:
+        if self.run_log is not None:
+            self.run_log.write(
+                "work",
+                number=work.number,
+                latent_frame=None if chunk is None else chunk.first_latent_frame,
+                rollback=work.rollback,
+                steer=work.steer,
+                inputs=work.orders,
+                outcome=outcome,
+            )
 
     def _refuse(self, serial: int, why: PromptRejected) -> None:
         with self.changed:
@@ -225,6 +243,8 @@ class LiveStream:
         if seed is not None:
             snapshot = replace(snapshot, engine=snapshot.engine.with_seed(seed))
         engine.restore(snapshot.engine)
+        if self.run_log is not None:
+            self.run_log.write_snapshot("restore", snapshot)
         self._autosaves.clear()
         self._autosaves.append(snapshot)
         with self.changed:
@@ -238,6 +258,8 @@ class LiveStream:
         if moment is None:
             raise CommandFailed("not_now", "no frame of this world was shown yet, or the engine is being made anew")
         engine.rollback(moment.latent_frame + 1)
+        if self.run_log is not None:
+            self.run_log.write("rollback", latent_frame=moment.latent_frame + 1)
         with self.changed:
             went = self.timeline.seconds_since(moment)
             self.timeline.go_back(moment, same_world=True)
@@ -307,6 +329,8 @@ class LiveStream:
             snapshot = self._autosaves.pop() if self._autosaves else None
             if snapshot is not None:
                 engine.restore(snapshot.engine)
+            if self.run_log is not None:
+                self.run_log.write_snapshot("engine", snapshot)
         except Exception as failure:
             log.error("the engine could not be made anew: %s", failure, exc_info=failure)
             with self.changed:

@@ -19,6 +19,7 @@ from everscene_bridge.frame_ring import RingWriter
 from everscene_bridge.live import LiveStream
 from everscene_bridge.messages import FrameNotice, Notice, pack
 from everscene_bridge.protocol import NS
+from everscene_bridge.run_log import frame_hash
 from everscene_bridge.timeline import DueFrame
 
 log = logging.getLogger(__name__)
@@ -165,6 +166,16 @@ class Publisher:
         )
         self._send(pack(notice), pixels)
         self._account(due, published_ns)
+        if stream.run_log is not None:
+            stream.run_log.write(
+                "frame",
+                frame=due.number,
+                work=record.work,
+                index=due.ready.index,
+                latent_frame=due.ready.latent_frame,
+                order=record.order,
+                hash=frame_hash(pixels),
+            )
 
     def _send(self, notice: bytes, pixels: NDArray[np.uint8]) -> None:
         if self._ring is not None:

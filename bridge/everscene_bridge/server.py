@@ -27,6 +27,7 @@ from everscene_bridge.live import LiveStream
 from everscene_bridge.messages import Notice
 from everscene_bridge.publisher import Publisher
 from everscene_bridge.ring_layout import RingShape
+from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.settings import ServeSettings
 from everscene_engine.errors import PromptRejected
@@ -53,8 +54,11 @@ class Server:
         scene: Scene,
         settings: ServeSettings | None = None,
         clock: Clock | None = None,
+        run_log: RunLog | None = None,
     ) -> None:
         """Bind and make the ring; `start` sets things moving. `rebuild` makes the engine anew after a failure.
+
+        run_log: takes down what is needed to do the run again; whoever made it closes it after `stop`.
 
         Raises PortTaken, SceneError when the engine cannot take the scene's first prompt, SettingsError; for a snapshot
         to start from SnapshotUnreadable, and SnapshotError if it is another model's.
@@ -83,7 +87,7 @@ class Server:
         self.frames_endpoint = _endpoint(frames)
         self.ring = self._make_ring()
         self.stream = LiveStream(
-            engine, rebuild, scene, self._clock, self._tell, self.settings.timeline, self.settings.autosave_s
+            engine, rebuild, scene, self._clock, self._tell, self.settings.timeline, self.settings.autosave_s, run_log
         )
         if first is not None:
             self.stream.put_back(engine, first, None)

@@ -18,11 +18,14 @@ from rich.table import Table
 from everscene_bridge import protocol, viewer
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
+from everscene_bridge.errors import SettingsError
 from everscene_bridge.feed import load_feed, play
 from everscene_bridge.messages import Notice
+from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
 from everscene_bridge.server import VERSION, Server
 from everscene_bridge.settings import ServeSettings
+from everscene_engine.port import EngineInfo
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class SidecarOptions:
     viewer_port: int | None = protocol.VIEWER_PORT  # None: no viewer
     feed: Path | None = None  # played until another client sends something
     open_browser: bool = False
+    log: Path | None = None  # of the run, for `everscene replay`
 
 
 def run(options: SidecarOptions, console: Console) -> None:
@@ -48,7 +52,10 @@ def run(options: SidecarOptions, console: Console) -> None:
         engine = load()
     with ExitStack() as stack:
         stopping = stack.enter_context(_signals())
-        server = stack.enter_context(Server(engine, load, scene, options.serve))
+        run_log = (
+            None if options.log is None else stack.enter_context(_open_log(options.log, options.engine, engine.info))
+        )
+        server = stack.enter_context(Server(engine, load, scene, options.serve, run_log=run_log))
         endpoint = server.endpoint.replace("://*:", f"://{protocol.LOOPBACK}:")
         if options.viewer_port is not None:
             handle = viewer.start(endpoint, options.serve.host, options.viewer_port, options.serve.token)
@@ -65,6 +72,13 @@ def run(options: SidecarOptions, console: Console) -> None:
             webbrowser.open(server.viewer_url)
         stopping.wait()
         console.print("stopping")
+
+
+def _open_log(path: Path, choice: EngineChoice, info: EngineInfo) -> RunLog:
+    try:
+        return RunLog(path, choice, info)
+    except OSError as problem:
+        raise SettingsError(f"--log {path} cannot be written: {problem}") from None
 
 
 class _FeedPlayer:

@@ -56,6 +56,8 @@ class Work:
 
     rollback: int | None  # latent frame
     steer: tuple[str, Transition] | None
+    number: int = 0  # counts works, 1 and up
+    orders: tuple[int, ...] = ()  # of the inputs that the chunk is the first to carry
 
 
 @dataclass
@@ -72,6 +74,7 @@ class ChunkRecord:
     started_ns: int
     received_ns: int  # arrival of the input `order`
     recached_ns: int  # end of the recache for it
+    work: int = 0  # number of the work that it comes from
     chunk: GeneratedChunk | None = None
     number: int = -1  # chunk number, given with its first frame shown
     denoised_ns: int = 0
@@ -170,6 +173,7 @@ class Timeline:
         self._starts: dict[int, int] = {}  # order of a momentary event → frame number at which it begins to hold
         self._steered: str | None = None  # what the engine was told last; None: it must be told
         self.paused = False
+        self._works = 0
         self._world = 0
         self.history = History(self._left_s)
         self._shown = ChunkRecord(
@@ -317,7 +321,9 @@ class Timeline:
             if transition == "reset":
                 self._world += 1
         newest = inputs[-1] if inputs else None
+        self._works += 1
         self._in_flight = ChunkRecord(
+            work=self._works,
             inputs=inputs,
             order=newest.order if newest else self._kept.order,
             prompt=prompt,
@@ -330,7 +336,7 @@ class Timeline:
             recached_ns=0 if newest else self._kept.recached_ns,
         )
         self._steered = prompt
-        return Work(rollback, steer)
+        return Work(rollback, steer, self._works, tuple(one.order for one in inputs))
 
     def _holds(self, momentary: Momentary, frame: int) -> bool:
         """Whether a momentary event still holds at a frame number."""

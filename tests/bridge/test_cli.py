@@ -69,3 +69,25 @@ def test_scene_check_names_what_is_wrong(tmp_path: Path) -> None:
 )
 def test_serve_refuses_to_start_and_says_why(arguments: list[str], words: str) -> None:
     assert words in run("serve", "--model", "pattern", *arguments, code=1)
+
+
+def test_the_world_is_kept_put_back_rewound_and_paused(server: Server) -> None:
+    end = ["--endpoint", server.endpoint]
+    run("send", "storm", *end)
+    assert run("snapshot", "here", *end).startswith("here: ")
+    assert run("restore", "here", "--seed", "4", *end) == "the world goes on from here\n"
+    run("send", "night", *end)
+    assert run("rewind", "0.1", *end).startswith("went back by ")
+    run("send", "calm", *end)
+    assert run("branch", "--seed", "8", *end) == "the world goes on under seed 8\n"
+    run("pause", *end)
+    run("resume", *end)
+
+
+def test_restore_says_what_is_wrong(server: Server) -> None:
+    output = run("restore", "nothing", "--endpoint", server.endpoint, code=1)
+    assert "there is no snapshot" in output
+
+
+def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
+    assert "cannot read" in run("replay", str(tmp_path / "none.jsonl"), code=1)
