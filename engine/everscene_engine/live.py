@@ -21,7 +21,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk, Transition
-from everscene_engine.snapshot import WorldLatents, from_host, to_host
+from everscene_engine.snapshot import WorldLatents, from_host, newest_latents, to_host
 from everscene_engine.start_image import ImageEncoder, PocketImageEncoder, read_image
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
@@ -31,6 +31,9 @@ from everscene_engine.umt5 import Placement
 CUT_PREFIX = "The scene transitions. "
 REMEMBERED_PROMPTS = 64
 REMEMBERED_CHUNKS = 16
+SNAPSHOT_DECODER_BYTES = 64 * 2**20
+"""A decoder with more state than this (a whole Wan VAE has gigabytes) begins anew after a snapshot and is warmed up."""
+WARM_LATENT_FRAMES = 8
 REMEMBERED_BYTES = 12 * 2**30  # of decoder states: a whole Wan VAE's is three gigabytes
 
 
@@ -188,7 +191,10 @@ class LiveEngine:
             raise ConfigError(f"no snapshot before latent frame {latent_frame}: the decoder has forgotten it")
         if decoded.first_frame + fed.shape[1] < latent_frame:
             raise ConfigError(f"no snapshot before latent frame {latent_frame}: it is not decoded yet")
-        return to_host(WorldLatents(chunks, decoded.before, fed, self._sink_prompt, self._stream.seed), self._info)
+        before = decoded.before
+        if sum(tensor.nbytes for tensor in before.tensors) > SNAPSHOT_DECODER_BYTES:
+            before, fed = DecoderState(0, ()), newest_latents(chunks, WARM_LATENT_FRAMES)
+        return to_host(WorldLatents(chunks, before, fed, self._sink_prompt, self._stream.seed), self._info)
 
     @torch.inference_mode()
     def restore(self, state: EngineState) -> None:
@@ -201,7 +207,10 @@ class LiveEngine:
         self._sink_prompt = self._prompt = world.sink_prompt
         self._after_cut = None
         self._decoded.clear()
-        self._decoder.restore(world.decoder)
+        if world.decoder.tensors:
+            self._decoder.restore(world.decoder)
+        else:
+            self._decoder.reset()
         first = world.chunks[-1].end_frame - world.fed.shape[1]
         self._decoder.feed(world.fed)
         self._decoded.append(_Decoded(first, world.fed, world.decoder))

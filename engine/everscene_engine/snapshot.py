@@ -32,6 +32,18 @@ class WorldLatents:
     seed: int
 
 
+def newest_latents(chunks: Sequence[LatentChunk], frames: int) -> Tensor:
+    """The newest latent frames, at most so many, that follow on one another without a gap: [1, F, C, h, w]."""
+    taken = [chunks[-1].latents]
+    first = chunks[-1].first_frame
+    for chunk in reversed(chunks[:-1]):
+        if chunk.end_frame != first or chunks[-1].end_frame - first >= frames:
+            break
+        taken.insert(0, chunk.latents)
+        first = chunk.first_frame
+    return torch.cat(taken, dim=1)[:, -frames:]
+
+
 def to_host(world: WorldLatents, info: EngineInfo) -> EngineState:
     """Copy to host memory, with the facts that tell one model's snapshot from another's."""
     tensors = {f"chunk.{place}": chunk.latents for place, chunk in enumerate(world.chunks)}

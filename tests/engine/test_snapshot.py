@@ -66,6 +66,21 @@ def test_a_snapshot_is_small_and_leaves_the_stream_alone() -> None:
     assert (run(taken, 1)[0] == run(undisturbed, 1)[0]).all()
 
 
+def test_a_large_decoder_is_warmed_up_in_place_of_being_kept(
+    rolled_back: tuple[EngineState, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = rolled_back
+    monkeypatch.setattr("everscene_engine.live.SNAPSHOT_DECODER_BYTES", 0)
+    engine = load("pocket", seed=3)
+    engine.steer(FIRST, "recache")
+    run(engine, 4)
+    state = engine.snapshot(5)
+    assert not [name for name in state.arrays if name.startswith("decoder.")]
+    engine.restore(state)
+    engine.steer(THEN, "recache")
+    assert (run(engine, 1)[0] == expected[0]).mean() > 0.9
+
+
 def test_another_models_snapshot_is_refused_by_name(rolled_back: tuple[EngineState, list[np.ndarray]]) -> None:
     state, _ = rolled_back
     other = replace(state, facts={**state.facts, "model": "longlive2-5b", "width": 1280, "height": 704})
