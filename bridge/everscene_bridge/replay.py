@@ -38,12 +38,9 @@ def replay(path: Path, load: Callable[[EngineChoice], EnginePort]) -> ReplayResu
         raise ReplayError(f"{path} is no log of the format {FORMAT}")
     result = ReplayResult(other_build=_differences(head))
     try:
-        choice = EngineChoice(
-            **{
-                name: Path(value) if name in PATHS and value is not None else value
-                for name, value in head["engine"].items()
-            }
-        )
+        fields: dict[str, Any] = head["engine"]
+        paths = {name: Path(fields[name]) for name in PATHS if fields.get(name) is not None}
+        choice = EngineChoice(**{**fields, **paths})
     except (KeyError, TypeError) as problem:
         raise ReplayError(f"{path}, line 1: {problem}") from problem
     run = _Run(path.parent, choice, load)
