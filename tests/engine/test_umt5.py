@@ -55,7 +55,7 @@ def test_the_real_length_gives_what_the_padded_run_gives(network: Any, tokenizer
     assert found.lengths.tolist() == [length] and found.padded_to == 512
     assert found.tokens.shape == (1, length, TEXT["d_model"])
     assert found.tokens.std() > 0.1
-    torch.testing.assert_close(found.tokens[0], rows[0, :length], atol=2e-6, rtol=0)
+    torch.testing.assert_close(found.tokens[0], rows[0, :length], atol=1e-5, rtol=0)  # float32 sums of another length
 
 
 def test_prompts_of_several_lengths_are_padded_and_do_not_touch_each_other(network: Any, tokenizer: Any) -> None:
