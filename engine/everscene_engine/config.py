@@ -10,6 +10,8 @@ from typing import Literal
 
 from everscene_engine.errors import ConfigError
 
+CUT_PREFIX = "The scene transitions. "  # what the first prompt of a new shot begins with, live and in training
+
 
 @dataclass(frozen=True)
 class TransformerConfig:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everscene_engine.conditioning import Conditioning
-from everscene_engine.config import StreamConfig
+from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.models.presets import HOME, Preset, preset
@@ -28,7 +28,6 @@ from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
 from everscene_engine.umt5 import Placement
 
-CUT_PREFIX = "The scene transitions. "
 REMEMBERED_PROMPTS = 64
 REMEMBERED_CHUNKS = 16
 SNAPSHOT_DECODER_BYTES = 64 * 2**20

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
+from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.captions import (
-    CUT_PREFIX,
     SYNONYMS,
     VOCABULARY,
     parse_attributes,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.captions import CUT_PREFIX, parse_attributes
+from everscene_engine.config import CUT_PREFIX
+from everscene_engine.training.world.captions import parse_attributes
 from everscene_engine.training.world.contact_sheet import sheet
 from everscene_engine.training.world.names import MOMENTS, SETTINGS, SUBJECTS, TIMES, WEATHERS, Attributes
 from everscene_engine.training.world.render import render

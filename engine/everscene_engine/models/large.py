@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from everscene_engine.config import CUT_PREFIX
 from everscene_engine.decoder import StreamingDecoder
 from everscene_engine.errors import CheckpointError, ConfigError
-from everscene_engine.live import CUT_PREFIX
 from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
 from everscene_engine.models.layout import PartHeader, load_into, read_header

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from everscene_engine.autoencoder import Autoencoder
+from everscene_engine.config import CUT_PREFIX
 from everscene_engine.text import PocketTextEncoder
-from everscene_engine.training.world.captions import CUT_PREFIX
 from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import FRAMES_PER_SECOND, sample_clips
 

@@ -8,9 +8,8 @@ import random
 import re
 from dataclasses import replace
 
+from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.names import Attributes
-
-CUT_PREFIX = "The scene transitions. "
 
 # The first phrase of each value is its canonical wording.
 _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.captions import CUT_PREFIX, prompt_for
+from everscene_engine.config import CUT_PREFIX
+from everscene_engine.training.world.captions import prompt_for
 from everscene_engine.training.world.names import (
     INTENSITIES,
     INTENSITY_LEVELS,
