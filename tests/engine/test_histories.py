@@ -1,10 +1,10 @@
 """What training shows the model: chunks, recached histories, positions, and the mask in both its forms."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from everscene_engine.training.histories import make_histories, sees
-from everscene_engine.training.teacher_forcing import BLOCK, block_mask, dense_mask
 
 SINK, WINDOW, REACH = 2, 3, 12
 
@@ -23,21 +23,26 @@ def draw(prompt: Tensor, seed: int = 0, gap: int = 0, **options: float) -> objec
     return make_histories(prompt, torch.full((len(prompt),), gap), SINK, REACH, generator, **options)  # type: ignore[arg-type]
 
 
-def test_a_chunk_ends_where_the_prompt_changes() -> None:
-    histories = draw(rows(5, 8), cut_short=0.3)
-    chunk = histories.chunk  # type: ignore[attr-defined]
-    assert (chunk[:, 5] > chunk[:, 4]).all() and (chunk[:, 8] > chunk[:, 7]).all()
+def test_a_change_of_prompt_inside_a_chunk_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 2"):
+        draw(rows(5))
 
 
 def test_chunks_are_never_longer_than_a_chunk() -> None:
-    chunk = draw(rows(7), cut_short=0.3).chunk  # type: ignore[attr-defined]
-    for clip in chunk:
-        assert torch.bincount(clip).max() <= SINK
+    assert set(draw(rows(), cut_short=1.0).lengths) <= {1, 2}  # type: ignore[attr-defined]
+
+
+def test_the_lengths_are_those_of_the_chunks() -> None:
+    histories = draw(rows(), cut_short=0.5)
+    assert torch.bincount(histories.chunk).tolist() == list(histories.lengths)  # type: ignore[attr-defined]
 
 
 def test_some_chunks_are_cut_short() -> None:
-    chunk = draw(rows(), cut_short=0.3).chunk  # type: ignore[attr-defined]
-    assert any((torch.bincount(clip)[:-1] == 1).any() for clip in chunk)
+    assert 1 in draw(rows(), cut_short=0.5).lengths  # type: ignore[attr-defined]
+
+
+def test_the_sink_is_whole() -> None:
+    assert draw(rows(), cut_short=1.0).lengths[0] == SINK  # type: ignore[attr-defined]
 
 
 def test_a_recached_history_stands_under_the_new_prompt_and_is_not_trained() -> None:
@@ -84,27 +89,3 @@ def test_noisy_sees_the_past_and_itself_but_not_its_clean_twin() -> None:
     assert keys(5, True, True) == [5]
     assert keys(5, False, False) == [0, 2, 3, 4, 5]
     assert keys(5, False, True) == []
-
-
-def test_the_block_mask_is_the_dense_mask() -> None:
-    frame_tokens = 48  # 28 latent frames of 48 tokens: blocks of 128 cross frames
-    chunk = draw(rows(5, 8, clips=3), cut_short=0.3).chunk  # type: ignore[attr-defined]
-    dense = dense_mask(chunk, frame_tokens, WINDOW)[:, 0]
-    blocks = block_mask(chunk, frame_tokens, WINDOW)
-    tokens = dense.shape[1]
-    count = -(-tokens // BLOCK)
-    listed = torch.zeros(3, count, count)
-    for kind, (number, index) in enumerate(
-        [(blocks.kv_num_blocks, blocks.kv_indices), (blocks.full_kv_num_blocks, blocks.full_kv_indices)], start=1
-    ):
-        for clip in range(3):
-            for q in range(count):
-                for k in index[clip, 0, q, : number[clip, 0, q]].tolist():
-                    listed[clip, q, k] += kind
-    padded = torch.zeros(3, count * BLOCK, count * BLOCK, dtype=torch.bool)
-    padded[:, :tokens, :tokens] = dense
-    tiles = padded.unflatten(1, (count, BLOCK)).unflatten(3, (count, BLOCK))
-    assert torch.equal(listed > 0, tiles.any(4).any(2))
-    whole = listed == 2
-    last = count - 1
-    assert torch.equal(whole[:, :last, :last], tiles.all(4).all(2)[:, :last, :last])

@@ -6,7 +6,7 @@ trains every chunk of the clip (teacher forcing; the layout is that of LongLive 
 
 Three things are done so that the model has seen what a live stream does to it:
 
-    cut short   some chunks end early, as after a rollback; a chunk always ends where the prompt changes
+    cut short   some chunks end early, as after a rollback: in a whole batch at once, so that its attention stays plain
     recached    before one prompt change of a clip the whole window is put under the new prompt (and nothing that
                 lies before the change is trained there, since it would know its future)
     the sink    lies as far back as `sink_reach` allows, or right before, whatever the true time between
@@ -22,10 +22,12 @@ from torch import Tensor
 class Histories:
     """The structure of B clips of F latent frames, the first `sink` of them the sink. All [B, F] unless said.
 
-    chunk: chunk index of each latent frame (0 the sink). position: its time position. prompt: row of the clip's
-    prompts for the noisy half. clean_prompt: the same for the clean half. trained: whether its loss counts.
+    lengths: latent frames of each chunk, the same for all clips. chunk: [F] chunk index of each latent frame (0 the
+    sink). position: its time position. prompt: row of the clip's prompts for the noisy half. clean_prompt: the same
+    for the clean half. trained: whether its loss counts.
     """
 
+    lengths: tuple[int, ...]
     chunk: Tensor
     position: Tensor
     prompt: Tensor
@@ -40,19 +42,23 @@ def make_histories(
     sink_reach: int,
     generator: torch.Generator,
     is_cut: Tensor | None = None,
-    cut_short: float = 0.08,
+    cut_short: float = 0.1,
     recached: float = 0.6,
 ) -> Histories:
     """Draw the structure of some clips, on the CPU.
 
     prompt: [B, F] row of the prompt of each latent frame (the first chunk_frames are the sink); a change of the row
-    is a change of the prompt. gap: [B] latent frames between the end of the sink and the rest, any size.
-    is_cut: [B, F] True in the first latent frames of a new shot, which nothing is recached for.
-    cut_short: chance that a chunk ends early for no reason. recached: share of the clips with a prompt change in
-    which the history of one change is recached.
+    is a change of the prompt, and lies at a multiple of chunk_frames (else ValueError). gap: [B] latent frames
+    between the end of the sink and the rest, any size. is_cut: [B, F] True in the first latent frames of a new shot,
+    which nothing is recached for. cut_short: chance that a chunk is cut in two. recached: share of the clips with a
+    prompt change in which the history of one change is recached.
     """
     clips, frames = prompt.shape
-    chunk = _chunks(prompt, chunk_frames, cut_short, generator)
+    inside = torch.arange(1, frames) % chunk_frames > 0
+    if frames % chunk_frames or bool((prompt[:, 1:] != prompt[:, :-1])[:, inside].any()):
+        raise ValueError(f"prompts must change, and clips end, at multiples of {chunk_frames} latent frames")
+    lengths = _chunks(frames // chunk_frames, chunk_frames, cut_short, generator)
+    chunk = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     changes = torch.zeros_like(prompt, dtype=torch.bool)
     changes[:, chunk_frames + 1 :] = prompt[:, chunk_frames + 1 :] != prompt[:, chunk_frames:-1]
     if is_cut is not None:
@@ -64,22 +70,18 @@ def make_histories(
     before = (index < change[:, None]) & taken[:, None]
     clean_prompt = torch.where(before & (index >= chunk_frames), prompt.gather(1, change[:, None]), prompt)
     trained = ~before | (index < chunk_frames)
-    return Histories(chunk, _positions(gap, frames, chunk_frames, sink_reach, generator), prompt, clean_prompt, trained)
+    position = _positions(gap, frames, chunk_frames, sink_reach, generator)
+    return Histories(lengths, chunk, position, prompt, clean_prompt, trained)
 
 
-def _chunks(prompt: Tensor, chunk_frames: int, cut_short: float, generator: torch.Generator) -> Tensor:
-    """Chunk index of each latent frame: chunks end after chunk_frames, at a change of prompt, or early by chance."""
-    clips, frames = prompt.shape
-    chunk = torch.zeros(clips, frames, dtype=torch.long)
-    length = torch.full((clips,), chunk_frames)  # of the chunk so far; the sink is full
-    by_chance = torch.rand(clips, frames, generator=generator) < cut_short
-    for frame in range(chunk_frames, frames):
-        ends = (length >= chunk_frames) | by_chance[:, frame]
-        if frame > chunk_frames:
-            ends |= prompt[:, frame] != prompt[:, frame - 1]
-        chunk[:, frame] = chunk[:, frame - 1] + ends.long()
-        length = torch.where(ends, 1, length + 1)
-    return chunk
+def _chunks(count: int, chunk_frames: int, cut_short: float, generator: torch.Generator) -> tuple[int, ...]:
+    """Latent frames of each chunk: the sink whole, of the others some cut in two."""
+    lengths = [chunk_frames]
+    by_chance = torch.rand(count, generator=generator)
+    for chance in by_chance[1:].tolist():
+        first = 1 + int(chance / cut_short * (chunk_frames - 1)) if chance < cut_short else chunk_frames
+        lengths += [first, chunk_frames - first] if first < chunk_frames else [chunk_frames]
+    return tuple(lengths)
 
 
 def _positions(gap: Tensor, frames: int, chunk_frames: int, sink_reach: int, generator: torch.Generator) -> Tensor:

@@ -134,8 +134,14 @@ class MadeAhead:
         current = torch.cuda.current_stream(self._device)
         current.wait_event(ready)
         for tensor in tensors:
-            tensor.record_stream(current)  # their memory is not reused before the trainer is through with it
+            if tensor.is_cuda:
+                tensor.record_stream(current)  # their memory is not reused before the trainer is through with it
         return tensors
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return at once. On a CPU, where nothing is made ahead, always."""
+        return not self._pending or self._pending[0].done()
 
     def close(self) -> None:
         """End the thread, once it has made what it is making."""
