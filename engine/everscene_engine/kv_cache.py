@@ -6,13 +6,14 @@ what stays is clean. Keys of a sink can be presented at another time than their 
 latent frames, always from the keys as they were first made, so that no rounding adds up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from everscene_engine.attention import attend
-from everscene_engine.rope import rotate, time_shift
+from everscene_engine.rope import Rotation, rotate, time_shift
 from everscene_engine.slots import Resident, SlotTable
 
 
@@ -44,7 +45,27 @@ class KVCache:
         """Self-attention for a forward of `current`, which sees `seen` and itself. Several chunks in one forward, given
         in the order of their tokens, see each other too."""
         own = [current] if isinstance(current, Resident) else list(current)
-        return CachedAttention(self, [self._span(resident) for resident in own], self._spans([*seen, *own]))
+        return CachedAttention(self, [self._span(resident) for resident in own], self.spans([*seen, *own]))
+
+    def attention_in_turn(self, turns: Sequence["Turn"]) -> "InTurnAttention":
+        """Self-attention for a forward of several chunks, each of which sees what its turn says and itself: the same as
+        one forward for each, one after the other. The sinks are left as the last turn has them."""
+        before = dict(self._shifts)
+        for turn in turns:
+            for resident, shift in turn.shifts.items():
+                if shift != self._shifts.get(resident.slot, 0):
+                    self._remember_made(resident)
+                self._shifts[resident.slot] = shift
+        parts = [
+            _Part(
+                self._span(turn.own),
+                self._spans([*turn.seen, turn.own]),
+                {self._span(resident): shift for resident, shift in turn.shifts.items()},
+            )
+            for turn in turns
+        ]
+        slots = {self._span(resident): resident.slot for turn in turns for resident in turn.shifts}
+        return InTurnAttention(self, parts, {span: before.get(slot, 0) for span, slot in slots.items()})
 
     def pin(self, resident: Resident) -> None:
         """Make a finished chunk a sink."""
@@ -61,13 +82,22 @@ class KVCache:
         """Turn a sink's keys so that they stand `shift` latent frames later than the chunk was made."""
         if self._shifts.get(resident.slot, 0) == shift:
             return
+        self._remember_made(resident)
+        turn = time_shift(shift, self.keys[0].shape[-1], self.keys[0].device)
+        for layer in range(len(self.keys)):
+            self.turn_layer(layer, self._span(resident), turn)
+        self._shifts[resident.slot] = shift
+
+    def turn_layer(self, layer: int, span: tuple[int, int], turn: Rotation) -> None:
+        """Put a sink's keys of one layer, turned by `turn` from how they were made, into its slot."""
+        start, length = span
+        made = self._made[start // self.slot_tokens][layer]
+        self.keys[layer][:, start : start + length] = rotate(made, turn)
+
+    def _remember_made(self, resident: Resident) -> None:
         start, length = self._span(resident)
         if resident.slot not in self._made:
             self._made[resident.slot] = [keys[:, start : start + length].clone() for keys in self.keys]
-        turn = time_shift(shift, self.keys[0].shape[-1], self.keys[0].device)
-        for keys, made in zip(self.keys, self._made[resident.slot], strict=True):
-            keys[:, start : start + length] = rotate(made, turn)
-        self._shifts[resident.slot] = shift
 
     def clear(self) -> None:
         """Forget everything."""
@@ -78,7 +108,7 @@ class KVCache:
     def _span(self, resident: Resident) -> tuple[int, int]:
         return resident.slot * self.slot_tokens, resident.frames * self.frame_tokens
 
-    def _spans(self, residents: Sequence[Resident]) -> list[tuple[int, int]]:
+    def spans(self, residents: Sequence[Resident]) -> list[tuple[int, int]]:
         """(start, length) of the residents' tokens, neighbours joined: one span when the slots are in a row."""
         spans: list[tuple[int, int]] = []
         for start, length in sorted(self._span(resident) for resident in residents):
@@ -104,8 +134,58 @@ class CachedAttention:
             keys[:, start : start + length] = k[:, first : first + length]
             values[:, start : start + length] = v[:, first : first + length]
             first += length
-        return attend(q, self._seen(keys), self._seen(values))
+        return attend(q, _joined(keys, self._spans), _joined(values, self._spans))
 
-    def _seen(self, tokens: Tensor) -> Tensor:
-        parts = [tokens[:, start : start + length] for start, length in self._spans]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+@dataclass(frozen=True)
+class Turn:
+    """A chunk's part in a forward of several: what it sees besides itself, and by how many latent frames each sink is
+    presented later to it."""
+
+    own: Resident
+    seen: Sequence[Resident]
+    shifts: Mapping[Resident, int]
+
+
+@dataclass(frozen=True)
+class _Part:
+    own: tuple[int, int]  # start and length of its tokens in the cache
+    seen: list[tuple[int, int]]
+    shifts: Mapping[tuple[int, int], int]
+
+
+class InTurnAttention:
+    """Block-causal self-attention over the cache: the linears of the forward take all its tokens at once, attention
+    takes chunk after chunk, so that each meets the sinks at its own distance."""
+
+    def __init__(self, cache: KVCache, parts: Sequence[_Part], shifts: Mapping[tuple[int, int], int]) -> None:
+        """shifts: by how much the sinks are presented later before the forward."""
+        self._cache = cache
+        self._parts = parts
+        self._before = shifts
+        head_dim, device = cache.keys[0].shape[-1], cache.keys[0].device
+        wanted = {shift for part in parts for shift in part.shifts.values()}
+        self._turns = {shift: time_shift(shift, head_dim, device) for shift in wanted}
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        shifts = dict(self._before)
+        out: list[Tensor] = []
+        first = 0
+        for part in self._parts:
+            start, length = part.own
+            tokens = slice(first, first + length)
+            keys[:, start : start + length] = k[:, tokens]
+            values[:, start : start + length] = v[:, tokens]
+            for span, shift in part.shifts.items():
+                if shifts[span] != shift:
+                    self._cache.turn_layer(layer, span, self._turns[shift])
+                    shifts[span] = shift
+            out.append(attend(q[:, tokens], _joined(keys, part.seen), _joined(values, part.seen)))
+            first += length
+        return torch.cat(out, dim=1)
+
+
+def _joined(tokens: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    parts = [tokens[:, start : start + length] for start, length in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
