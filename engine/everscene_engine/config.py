@@ -58,6 +58,8 @@ class StreamConfig:
     forward in which all of them see each other. shot_sink: the first chunk after a cut is kept too, in a slot of the
     window, until the next cut. shot_offset: latent frames by which RoPE jumps ahead at each cut.
     cut_clears_window: after a cut the window begins empty, with the sink and the new shot's first chunk alone.
+    recache_depth: of the window's chunks, how many of the newest a change of prompt makes anew at once; the others when
+    there is time. None: all of them at once.
     """
 
     latent_height: int
@@ -75,6 +77,7 @@ class StreamConfig:
     shot_sink: bool = False
     shot_offset: int = 0
     cut_clears_window: bool = False
+    recache_depth: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("latent_height", "latent_width"):
@@ -88,6 +91,8 @@ class StreamConfig:
             raise ConfigError(
                 f"window_chunks is {self.window_chunks}; a shot sink takes one of them, so it must be at least 2"
             )
+        if self.recache_depth is not None and self.recache_depth < 1:
+            raise ConfigError(f"recache_depth is {self.recache_depth}; it must be at least 1, or None for all")
         if self.sink_reach is not None and self.sink_reach < (self.window_chunks + 1) * self.chunk_frames:
             raise ConfigError(
                 f"sink_reach {self.sink_reach} must cover the window and the sink: at least "

@@ -55,11 +55,11 @@ class KVCache:
             for resident, shift in turn.shifts.items():
                 if shift != self._shifts.get(resident.slot, 0):
                     self._remember_made(resident)
-                self._shifts[resident.slot] = shift
+                    self._shifts[resident.slot] = shift
         parts = [
             _Part(
                 self._span(turn.own),
-                self._spans([*turn.seen, turn.own]),
+                self.spans([*turn.seen, turn.own]),
                 {self._span(resident): shift for resident, shift in turn.shifts.items()},
             )
             for turn in turns

@@ -65,6 +65,7 @@ class SlotTable:
             free = [oldest.slot]
         resident = Resident(free[0], chunk, first_frame, frames, offset=offset)
         self._residents.append(resident)
+        self._residents.sort(key=lambda one: one.chunk)  # a chunk that is made anew may be older than others
         return resident
 
     def drop(self, resident: Resident) -> None:

@@ -9,6 +9,11 @@ leaves the chunk's keys and values in its slot. The first chunk is the sink and 
               chunk is done it is the shot sink in place of the one before
     reset     everything is forgotten and a new world begins
 
+A recache makes the whole window anew at once, or (`recache_depth`) its newest chunks alone, and the rest one by one
+in `settle`, which whoever has time to spare calls. Settled before the next chunk, the cache is what a whole recache
+leaves. Later it is what a whole recache of the same latents leaves as long as no chunk has left the window since;
+the latents made in between are others, because they were denoised beside old keys and values.
+
 Noise is drawn from the seed and the chunk's first latent frame alone, so a stream is the same for the same seed and
 prompts, and a rollback needs no random state.
 """
@@ -26,7 +31,7 @@ from torch import Tensor
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
-from everscene_engine.kv_cache import KVCache
+from everscene_engine.kv_cache import KVCache, Turn
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
     Interrupted,
@@ -104,6 +109,9 @@ class LatentStream:
         self._generator = torch.Generator()
         self._text: Conditioning | None = None
         self._recache_due = False
+        self._shallow = False  # the recache that is due may leave older chunks for `settle`
+        self._unsettled: list[int] = []  # numbers of the chunks that `settle` shall make anew, oldest first
+        self._unsettled_text: Conditioning | None = None
         self._cut_due = False
         self._shot = 0
         self._sink: LatentChunk | None = None
@@ -122,6 +130,7 @@ class LatentStream:
             self._forget()
         self._text = text
         self._recache_due = self._recache_due or transition == "recache"
+        self._shallow = transition == "recache"
         self._cut_due = transition == "cut"
 
     def begin_with(self, latent: Tensor | None) -> None:
@@ -144,8 +153,8 @@ class LatentStream:
         seconds: dict[str, float] = {}
         start = time.perf_counter()
         if self._recache_due:
-            self._rebuild_window()
-            self._recache_due = False
+            self._rebuild_window(self.config.recache_depth if self._shallow else None)
+            self._recache_due = self._shallow = False
             seconds["recache"] = time.perf_counter() - start
         start = time.perf_counter()
         config = self.config
@@ -171,6 +180,29 @@ class LatentStream:
         chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
         self._keep(chunk, slot)
         return chunk
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a recache has left something for `settle`."""
+        return bool(self._unsettled) and not self._recache_due
+
+    @torch.inference_mode()
+    def settle(self) -> bool:
+        """One clean pass of those that a recache has left for later, oldest chunk first; False: there is none."""
+        if not self.unsettled:
+            return False
+        window = {chunk.number: chunk for chunk in self._window()}
+        for resident in self._cache.table.window:
+            if resident.chunk not in window:
+                self._cache.table.drop(resident)
+        self._unsettled = [number for number in self._unsettled if number in window]
+        if not self._unsettled:
+            return False
+        chunk = window[self._unsettled.pop(0)]
+        slot = next((one for one in self._cache.table.window if one.chunk == chunk.number), None) or self._open(chunk)
+        self._present_sink(slot)
+        self._clean_pass(slot, chunk.latents, self._before(slot), self._unsettled_text)
+        return True
 
     @torch.inference_mode()
     def rollback(self, frame: int) -> None:
@@ -272,16 +304,38 @@ class LatentStream:
         return latents
 
     def _clean_pass(
-        self, slot: Resident | Sequence[Resident], latents: Tensor, seen: Sequence[Resident] | None = None
+        self,
+        slot: Resident | Sequence[Resident],
+        latents: Tensor,
+        seen: Sequence[Resident] | None = None,
+        text: Conditioning | None = None,
     ) -> None:
         """Leave the keys and values of finished latents in their slot, or in several by one forward. seen: None for
-        all other residents."""
-        assert self._text is not None
+        all other residents. text: None for the present one."""
+        text = text or self._text
+        assert text is not None
         if seen is None:
             seen = [resident for resident in self._cache.table.residents if resident is not slot]
         times = torch.zeros(latents.shape[:2], device=self._device)
         attention = self._cache.attention(slot, seen)
-        self.transformer(latents, times, self._turn(slot), attention, self._text)
+        self.transformer(latents, times, self._turn(slot), attention, text)
+
+    def _clean_passes(self, chunks: Sequence[LatentChunk]) -> None:
+        """Clean passes over chunks one after the other, each seeing all before it: by one forward, whose linears take
+        all tokens at once."""
+        assert self._text is not None
+        slots = [self._open(chunk) for chunk in chunks]
+        turns = [Turn(slot, self._before(slot), self._sink_shifts(slot)) for slot in slots]
+        latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
+        times = torch.zeros(latents.shape[:2], device=self._device)
+        attention = self._cache.attention_in_turn(turns)
+        self.transformer(latents, times, self._turn(slots), attention, self._text)
+
+    def _before(self, slot: Resident) -> list[Resident]:
+        """The sinks, and the window's chunks before this one."""
+        return [
+            one for one in self._cache.table.residents if one is not slot and (one.pinned or one.chunk < slot.chunk)
+        ]
 
     def _keep(self, chunk: LatentChunk, slot: Resident) -> None:
         if self._sink is None:
@@ -295,6 +349,8 @@ class LatentStream:
             if self.config.shot_sink:
                 self._unpin_shots()
                 self._cache.pin(slot)
+        if self._unsettled:
+            self._unsettled.append(chunk.number)
         self._cut_due = False
         self.next_chunk += 1
         self.next_frame = chunk.end_frame
@@ -314,31 +370,53 @@ class LatentStream:
             if resident != slot:
                 self._cache.table.drop(resident)
 
-    def _rebuild_window(self) -> None:
+    def _rebuild_window(self, depth: int | None = None) -> None:
         """RV-recache: clean passes over the window's latents under the present prompt. The sinks stay as they are.
 
-        Block-causal: oldest first, each chunk sees the sinks and the window's chunks before it, as when it was made.
-        Bidirectional, as LongLive 1.0 does it: one forward over the window, in which all its chunks see each other; it
-        reaches one chunk further back (that one leaves when the next chunk takes its slot), and while no chunk has left
-        the cache yet, the sinks are made anew with the rest.
+        depth: so many of the newest chunks are made anew, the older ones stay as they are, or absent if they gave their
+        slot away, until they are settled; None, or when more than half of them are absent: all.
+        Block-causal: each chunk sees the sinks and the window's chunks before it, as when it was made. Bidirectional,
+        as LongLive 1.0 does it: one forward over the window, in which all its chunks see each other, always the
+        whole; it reaches one chunk further back (that one leaves when the next chunk takes its slot), and while no chunk
+        has left the cache yet, the sinks are made anew with the rest.
         """
-        self._restore_shot_sink()
-        table = self._cache.table
-        pinned = table.pinned
-        sinks = {resident.chunk for resident in pinned}
+        self._unsettled = []
         together = self.config.recache == "bidirectional"
-        room = table.slots - len(pinned) - (0 if together else 1)
+        window = self._window()
+        if depth is not None and not together and depth < len(window) and self._clear_but(window[:-depth]):
+            self._unsettled = [chunk.number for chunk in window]
+            self._unsettled_text = self._text
+            window = window[-depth:]
+        else:
+            self._restore_shot_sink()
+            window = self._window()
+        if together:
+            self._recache_together(window, self._cache.table.pinned)
+        elif window:
+            self._clean_passes(window)
+
+    def _window(self) -> list[LatentChunk]:
+        """The finished chunks that the window has room for, oldest first; none that is a sink."""
+        pinned = self._cache.table.pinned
+        sinks = {resident.chunk for resident in pinned}
+        room = self._cache.table.slots - len(pinned) - (0 if self.config.recache == "bidirectional" else 1)
         window = [chunk for chunk in self._past if chunk.number not in sinks]
         if self.config.cut_clears_window:
             window = [chunk for chunk in window if chunk.shot == self._shot]
-        window = window[-room:]
-        if together:
-            self._recache_together(window, pinned)
-            return
-        for chunk in window:
-            slot = self._open(chunk)
-            self._present_sink(slot)
-            self._clean_pass(slot, chunk.latents)
+        return window[-room:]
+
+    def _clear_but(self, chunks: Sequence[LatentChunk]) -> bool:
+        """Free the slots of the window but for those of these chunks. False, and nothing is done, if more than half of
+        them are not there whole or another chunk should be the shot sink."""
+        wanted = {(chunk.number, chunk.end_frame) for chunk in chunks}
+        window = self._cache.table.window
+        there = [resident for resident in window if (resident.chunk, resident.end_frame) in wanted]
+        if 2 * len(there) < len(chunks) or not self._shot_sink_stands():
+            return False
+        for resident in window:
+            if resident not in there:
+                self._cache.table.drop(resident)
+        return True
 
     def _recache_together(self, window: Sequence[LatentChunk], pinned: Sequence[Resident]) -> None:
         slots = [self._open(chunk) for chunk in window]
@@ -355,18 +433,28 @@ class LatentStream:
 
     def _restore_shot_sink(self) -> None:
         """Empty the window, and see to it that the present shot's first chunk, and no other, is the shot sink."""
-        wanted = self._heads[-1] if self._heads and self.config.shot_sink else None
+        wanted = self._shot_head
         table = self._cache.table
         for resident in table.pinned:
-            stays = wanted is not None and resident.chunk == wanted.number and resident.end_frame == wanted.end_frame
-            if resident.chunk != 0 and not stays:
+            if resident.chunk != 0 and not _is_whole(resident, wanted):
                 self._cache.unpin(resident)
         table.clear_window()
-        if wanted is not None and all(resident.chunk != wanted.number for resident in table.pinned):
+        if wanted is not None and not self._shot_sink_stands():
             slot = self._open(wanted)
             self._present_sink(slot)
             self._clean_pass(slot, wanted.latents)
             self._cache.pin(slot)
+
+    def _shot_sink_stands(self) -> bool:
+        """Whether the shot sink is the present shot's first chunk, or there is to be none and none is there."""
+        shots = [resident for resident in self._cache.table.pinned if resident.chunk != 0]
+        wanted = self._shot_head
+        return all(_is_whole(resident, wanted) for resident in shots) and bool(shots) == (wanted is not None)
+
+    @property
+    def _shot_head(self) -> LatentChunk | None:
+        """The chunk that is to be the shot sink."""
+        return self._heads[-1] if self._heads and self.config.shot_sink else None
 
     def _open(self, chunk: LatentChunk) -> Resident:
         """A slot for a chunk that is there already."""
@@ -381,13 +469,15 @@ class LatentStream:
 
     def _present_sink(self, current: Resident) -> None:
         """Let a sink of long ago be seen at the reach, a distance that the model knows."""
+        for resident, shift in self._sink_shifts(current).items():
+            self._cache.present(resident, shift)
+
+    def _sink_shifts(self, current: Resident) -> dict[Resident, int]:
+        """By how many latent frames each sink is presented later than it was made."""
         reach = self.config.sink_reach
         if reach is None:
-            return
-        for resident in self._cache.table.residents:
-            if resident.pinned:
-                distance = current.position - resident.position
-                self._cache.present(resident, max(0, distance - reach))
+            return {}
+        return {sink: max(0, current.position - sink.position - reach) for sink in self._cache.table.pinned}
 
     def _turn(self, slot: Resident | Sequence[Resident]) -> Rotation:
         slots = [slot] if isinstance(slot, Resident) else slot
@@ -407,11 +497,17 @@ class LatentStream:
         self._past.clear()
         self._sink = None
         self._heads.clear()
-        self._recache_due = False
+        self._recache_due = self._shallow = False
+        self._unsettled = []
         self._cut_due = False
         self._shot = 0
         self.next_chunk = 0
         self.next_frame = 0
+
+
+def _is_whole(resident: Resident, chunk: LatentChunk | None) -> bool:
+    """Whether this chunk lies in the cache as it is."""
+    return chunk is not None and resident.chunk == chunk.number and resident.end_frame == chunk.end_frame
 
 
 def _shortened(chunk: LatentChunk, end: int) -> LatentChunk:
