@@ -377,7 +377,7 @@ class LatentStream:
         slot away, until they are settled; None, or when more than half of them are absent: all.
         Block-causal: each chunk sees the sinks and the window's chunks before it, as when it was made. Bidirectional,
         as LongLive 1.0 does it: one forward over the window, in which all its chunks see each other, always the
-        whole; it reaches one chunk further back (that one leaves when the next chunk takes its slot), and while no chunk
+        whole; it reaches one chunk further back (that one leaves with the next chunk), and while no chunk
         has left the cache yet, the sinks are made anew with the rest.
         """
         self._unsettled = []
