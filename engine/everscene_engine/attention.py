@@ -8,6 +8,15 @@ from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# On Hopper cuDNN takes 3.95 ms where FlashAttention-2, torch's own first choice, takes 6.84 (docs/performance.md).
+GPU_BACKENDS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 class SelfAttention(Protocol):
@@ -26,8 +35,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     q [B, tokens, H, E], k and v [B, keys, H, E]; bias broadcasts to [B, H, tokens, keys], added to the logits
     (or a bool mask, True where a key is seen). Returns [B, tokens, H, E].
     """
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias)
-    return out.transpose(1, 2)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
+    with sdpa_kernel(GPU_BACKENDS, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 class FullAttention:

@@ -6,7 +6,7 @@ what stays is clean. Keys of a sink can be presented at another time than their 
 latent frames, always from the keys as they were first made, so that no rounding adds up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,13 +128,38 @@ class CachedAttention:
         self._spans = spans
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.keep(layer, k, v)
+        return self.look(layer, q)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write the forward's keys and values where they belong."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         first = 0
         for start, length in self._own:
             keys[:, start : start + length] = k[:, first : first + length]
             values[:, start : start + length] = v[:, first : first + length]
             first += length
-        return attend(q, _joined(keys, self._spans), _joined(values, self._spans))
+
+    def look(self, layer: int, q: Tensor) -> Tensor:
+        """Attention of queries to the spans, as they are now."""
+        return attend(q, *self.seen(layer))
+
+    def seen(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that a query sees, [B, keys, H, E] each: in place where the spans are one."""
+        return _joined(self._cache.keys[layer], self._spans), _joined(self._cache.values[layer], self._spans)
+
+    def place(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Where the forward's keys and values belong, [B, tokens, H, E] each, if that is in one piece."""
+        if len(self._own) > 1:
+            return None
+        start, length = self._own[0]
+        part = slice(start, start + length)
+        return self._cache.keys[layer][:, part], self._cache.values[layer][:, part]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two forwards that write and see the same places of the same cache."""
+        return id(self._cache), tuple(self._own), tuple(self._spans)
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ class LatentStream:
             seen = [resident for resident in self._cache.table.residents if resident is not slot]
         times = torch.zeros(latents.shape[:2], device=self._device)
         attention = self._cache.attention(slot, seen)
-        self.transformer(latents, times, self._turn(slot), attention, text)
+        self.transformer(latents, times, self._turn(slot), attention, text, flow=False)
 
     def _clean_passes(self, chunks: Sequence[LatentChunk]) -> None:
         """Clean passes over chunks one after the other, each seeing all before it: by one forward, whose linears take
@@ -329,7 +329,7 @@ class LatentStream:
         latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
         times = torch.zeros(latents.shape[:2], device=self._device)
         attention = self._cache.attention_in_turn(turns)
-        self.transformer(latents, times, self._turn(slots), attention, self._text)
+        self.transformer(latents, times, self._turn(slots), attention, self._text, flow=False)
 
     def _before(self, slot: Resident) -> list[Resident]:
         """The sinks, and the window's chunks before this one."""

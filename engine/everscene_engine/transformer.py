@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from everscene_engine.attention import SelfAttention, attend
 from everscene_engine.conditioning import Conditioning, TextEmbedding, logit_bias
 from everscene_engine.config import TransformerConfig
+from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.rope import Rotation, rotate
 
 
@@ -104,6 +105,12 @@ class Block(nn.Module):
         out: Tensor = x + self.ffn(h) * gate_f
         return out
 
+    def keep(self, x: Tensor, time: Tensor, turn: Rotation, layer: int, self_attention: CachedAttention) -> None:
+        """Only the keys and values that `forward` would leave in the cache."""
+        shift, scale = (self.modulation + time).unsqueeze(3).unbind(2)[:2]
+        h = (layer_norm(x, self.eps) * (1 + scale) + shift).flatten(1, 2)
+        self_attention.keep(layer, rotate(self.self_attn.keys(h), turn), self.self_attn.values(h))
+
     def _cross(self, x: Tensor, layer: int, text: Conditioning) -> Tensor:
         clips, frames = x.shape[:2]
         prompts = text.keys[layer].shape[0]
@@ -186,18 +193,25 @@ class WanTransformer(nn.Module):
         turn: Rotation,
         self_attention: SelfAttention,
         text: Conditioning,
+        flow: bool = True,
     ) -> Tensor:
         """The flow of latent frames.
 
         latents [B, F, C, h, w], timesteps [B, F] float32 in 0..1000 (one for each latent frame), turn: rotation
         of the F·n tokens, text: conditioning of 1, B or B·F prompts. Returns v = noise − clean [B, F, C, h, w].
+        flow False: only what the forward leaves in the cache is wanted (a clean pass). Nothing after the last block's
+        keys and values is computed, and the latents come back as they are.
         """
         x = self._patches(latents)  # [B, F, n, D]
         time = self._time(timesteps, x.dtype)  # [B, F, D]
         projected = self.time_projection(time).unflatten(-1, (6, -1))  # [B, F, 6, D]
-        for layer, block in enumerate(self.blocks):
-            x = block(x, projected, turn, layer, self_attention, text)
-        return self._unpatch(self.head(x, time), latents.shape)
+        blocks = self.layers()
+        for layer, block in enumerate(blocks):
+            if not flow and layer == len(blocks) - 1 and isinstance(self_attention, CachedAttention):
+                block.keep(x, projected, turn, layer, self_attention)
+            else:
+                x = block(x, projected, turn, layer, self_attention, text)
+        return self._unpatch(self.head(x, time), latents.shape) if flow else latents
 
     def _patches(self, latents: Tensor) -> Tensor:
         x: Tensor = self.patch_embedding(latents.transpose(1, 2))  # [B, D, F, h/2, w/2]
