@@ -2,11 +2,12 @@
 
 Events are sent one after another, each a random while after the one before was applied, so that they meet chunks and
 frames at any point. The same is done with the interrupt off, for comparison. The bound is 1.25 × (one recache, one
-chunk generated, its first latent frame decoded), of the medians of the same run.
+chunk generated, its first latent frame decoded), of the medians of the same run. Several depths of recaching can be
+compared in one go.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import sleep
 from typing import Any
@@ -33,32 +34,42 @@ class _Run:
     stats: Stats
 
 
-def latency(load: Callable[[], EnginePort], scene: Scene, events: int, seed: int = 0) -> dict[str, Any]:
-    """Measure; `event_to_frame_ms`, `bound_ms`, `without_interrupt_ms`, `stages` and what was measured on what.
+def latency(loads: Mapping[str, Callable[[], EnginePort]], scene: Scene, events: int, seed: int = 0) -> dict[str, Any]:
+    """Measure; `event_to_frame_ms`, `bound_ms`, `stages`, `without_interrupt_ms` and what was measured on what.
 
-    events: for each of the two runs. Raises SettingsError for a scene with fewer than two lasting events.
+    loads: makes of the engine by the name of its recache depth; the keys named above are those of the first, and
+    `recache_depths` has the first three of each. events: for each run, of which there is one more than `loads`.
+    Raises SettingsError for a scene with fewer than two lasting events.
     """
     names = [event.name for event in scene.describe().events if event.for_s is None]
     if len(names) < 2:
         raise SettingsError("the scene needs two events that last, to go from one to the other")
-    engine = load()
-    info = engine.info
-    with_interrupt = _measure(engine, load, scene, names, events, seed, True)
-    without = _measure(load(), load, scene, names, events, seed, False)
-    distribution, other = with_interrupt.latency_ms.message(), without.latency_ms.message()
-    stages = with_interrupt.stats.stages_ms
+    first = next(iter(loads.values()))
+    info = first().info
+    runs = {name: _measure(load, scene, names, events, seed, True) for name, load in loads.items()}
+    depths = {name: _reaction(run, info) for name, run in runs.items()}
+    without = _measure(first, scene, names, events, seed, False).latency_ms.message()
     return {
-        "event_to_frame_ms": {"p50": distribution.p50, "p95": distribution.p95, "max": distribution.max},
-        "bound_ms": bound_ms(with_interrupt.stats, info),
-        "without_interrupt_ms": {"p50": other.p50, "p95": other.p95},
-        "stages": {name: {"p50": one.p50, "p95": one.p95, "max": one.max} for name, one in stages.items()},
+        **next(iter(depths.values())),
+        "without_interrupt_ms": {"p50": without.p50, "p95": without.p95},
+        "recache_depths": depths,
         "events": events,
         "model": info.model,
         "device": info.device,
         "steps": info.steps,
         "size": [info.width, info.height],
         "fps": info.fps,
-        "generation_fps": with_interrupt.stats.generation_fps,
+        "generation_fps": next(iter(runs.values())).stats.generation_fps,
+    }
+
+
+def _reaction(run: _Run, info: EngineInfo) -> dict[str, Any]:
+    found = run.latency_ms.message()
+    stages = run.stats.stages_ms
+    return {
+        "event_to_frame_ms": {"p50": found.p50, "p95": found.p95, "max": found.max},
+        "bound_ms": bound_ms(run.stats, info),
+        "stages": {name: {"p50": one.p50, "p95": one.p95, "max": one.max} for name, one in stages.items()},
     }
 
 
@@ -70,7 +81,6 @@ def bound_ms(stats: Stats, info: EngineInfo) -> float:
 
 
 def _measure(
-    engine: EnginePort,
     load: Callable[[], EnginePort],
     scene: Scene,
     names: list[str],
@@ -82,6 +92,7 @@ def _measure(
         control_port=0, frames_port=0, autosave_s=0.0, timeline=TimelineSettings(interrupt=interrupt)
     )
     chance = random.Random(seed)
+    engine = load()
     chunk_s = engine.info.chunk_seconds
     found = Distribution()
     with Server(engine, load, scene, settings) as server, Client(server.endpoint, name="everscene bench") as world:

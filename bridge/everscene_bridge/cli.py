@@ -1,7 +1,6 @@
 """The command line: `everscene serve`, `demo`, `send`, `watch`, `snapshot`, `restore`,
 `rewind`, `branch`, `pause`, `resume`, `replay`, `bench latency`, `scene check`. It reads options and prints."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from everscene_bridge import bench, protocol
+from everscene_bridge import protocol
+from everscene_bridge.cli_bench import bench_app, recache_depth_of
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
@@ -32,7 +32,6 @@ from everscene_engine.errors import EngineError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 scene_app = typer.Typer(no_args_is_help=True, help="Scene files.")
 app.add_typer(scene_app, name="scene")
-bench_app = typer.Typer(no_args_is_help=True, help="Measurements.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 console = Console(highlight=False)
@@ -87,6 +86,9 @@ def serve(
     ring_dir: RingDir = None,
     interrupt: Interrupt = True,
     max_lead_ms: MaxLead = None,
+    recache_depth: Annotated[
+        str, typer.Option(help="Chunks made anew at once for a new prompt: all, last, or N.")
+    ] = "all",
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write down the run for `everscene replay`.")] = None,
     state_dir: StateDir = None,
@@ -110,7 +112,17 @@ def serve(
         )
         options = SidecarOptions(
             engine=EngineChoice(
-                model, seed, steps, device, threads, weights, start_image, decoder, text_device, unload_text
+                model,
+                seed,
+                steps,
+                device,
+                threads,
+                weights,
+                start_image,
+                decoder,
+                text_device,
+                unload_text,
+                recache_depth_of(recache_depth),
             ),
             serve=settings,
             scene=scene,
@@ -287,35 +299,6 @@ def _world(endpoint: str, token: str | None, command: str) -> Iterator[Client]:
             yield world
     except EversceneError as problem:
         _give_up(problem)
-
-
-@bench_app.command("latency")
-def bench_latency(
-    model: Model = "pocket",
-    steps: Steps = None,
-    device: Device = None,
-    threads: Threads = None,
-    scene: SceneOption = DEFAULT_SCENE,
-    events: Annotated[int, typer.Option(min=2, max=1000, help="With the interrupt, and as many without.")] = 200,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """From an event to the first frame under it, on a server of its own."""
-    try:
-        choice = EngineChoice(model, seed, steps, device, threads)
-        result = bench.latency(loader(choice), load_scene(scene), events, seed)
-    except (EversceneError, EngineError) as problem:
-        _give_up(problem)
-    if as_json:
-        typer.echo(json.dumps(result))
-        return
-    reached, without = result["event_to_frame_ms"], result["without_interrupt_ms"]
-    console.print(f"{events} events, {result['model']} on {result['device']}, {result['steps']} steps")
-    console.print(
-        f"event to frame      p50 {reached['p50']:.0f}  p95 {reached['p95']:.0f}  max {reached['max']:.0f} ms"
-    )
-    console.print(f"bound               {result['bound_ms']:.0f} ms")
-    console.print(f"without interrupt   p50 {without['p50']:.0f}  p95 {without['p95']:.0f} ms")
 
 
 @scene_app.command("check")

@@ -22,6 +22,7 @@ class EngineChoice:
     decoder: str | None = None  # of a large model: vae, lightvae, lightvae2, tiny; None: vae
     text_device: str | None = None  # of a large model's text encoder; None: `device`
     unload_text: bool = False  # let go of the text encoder after each prompt
+    recache_depth: int | None = None  # chunks that a recache makes anew at once, newest first; None: all
 
 
 def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
@@ -43,6 +44,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
             decoder=choice.decoder,
             text_device=choice.text_device,
             unload_text=choice.unload_text,
+            recache_depth=choice.recache_depth,
         )
 
     return load

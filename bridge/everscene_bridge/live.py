@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from everscene_bridge.clock import Clock
 from everscene_bridge.errors import CommandFailed
 from everscene_bridge.ledger import Outcome
+from everscene_bridge.pacing import Recent
 from everscene_bridge.protocol import NS
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
@@ -36,6 +37,11 @@ STEADY_CHUNKS = 16
 
 
 AUTOSAVES_KEPT = 3
+SETTLE_ESTIMATE = 8
+
+
+class Settle:
+    """Idle time to be used for what a recache has left for later."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class LiveStream:
         self._rebuild = rebuild
         self._tell = tell
         self.run_log = run_log
+        self._settling = Recent(SETTLE_ESTIMATE)
         self._tasks: deque[Task] = deque()
         self._in_task = False
         self._autosave_ns = round(autosave_s * NS)
@@ -122,10 +129,12 @@ class LiveStream:
             work = self._await_work()
             if isinstance(work, Work):
                 self._generate(work)
+            elif isinstance(work, Settle):
+                self._settle()
             elif work is not None:
                 self._run(work)
 
-    def _await_work(self) -> Work | Task | None:
+    def _await_work(self) -> Work | Task | Settle | None:
         """The next work or task; None when there is something else to do."""
         with self.changed:
             while not self._stopping.is_set() and not self.timeline.engine_down:
@@ -139,6 +148,8 @@ class LiveStream:
                     self.hand_out()
                     return work
                 wake_ns = None if self._tasks else self.timeline.next_work_ns(now_ns)
+                if wake_ns is not None and wake_ns - now_ns >= self._settling.longest and self._engine.unsettled:
+                    return Settle()
                 self.changed.wait(None if wake_ns is None else max(0.0005, (wake_ns - now_ns) / NS))
         return None
 
@@ -168,6 +179,18 @@ class LiveStream:
             if chunk is not None:
                 self._note(chunk)
             self.changed.notify_all()
+
+    def _settle(self) -> None:
+        engine, serial = self._engine, self._serial
+        start_ns = self.clock.now_ns()
+        try:
+            engine.settle()
+        except Exception as failure:  # noqa: BLE001 — as above
+            self._fail(serial, failure)
+            return
+        self._settling.add(self.clock.now_ns() - start_ns)
+        if self.run_log is not None:
+            self.run_log.write("settle")
 
     def _log_work(self, work: Work, outcome: str, chunk: GeneratedChunk | None = None) -> None:
         if self.run_log is not None:

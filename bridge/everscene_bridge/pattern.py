@@ -112,6 +112,15 @@ class PatternEngine:
         self._next_latent += latent_frames
         return chunk
 
+    @property
+    def unsettled(self) -> bool:
+        """A pattern has no cache."""
+        return False
+
+    def settle(self) -> bool:
+        """There is nothing to do."""
+        return False
+
     def decode(self, chunk: GeneratedChunk) -> FrameBlock:
         """The chunk's frames."""
         self._sleep(self._times.decode)

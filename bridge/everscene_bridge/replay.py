@@ -75,6 +75,8 @@ class _Run:
         kind = line["kind"]
         if kind == "work":
             self._work(line)
+        elif kind == "settle":
+            self.engine.settle()
         elif kind == "rollback":
             self.engine.rollback(line["latent_frame"])
         elif kind in ("restore", "engine"):

@@ -7,6 +7,7 @@ the decoder's state is kept at the start of each recent chunk, and the latents t
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,6 +130,15 @@ class LiveEngine:
         frames = chunk.latents.shape[1]
         return GeneratedChunk(chunk.number, chunk.first_frame, frames, self._prompt, chunk.seconds, chunk.latents)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a recache has left something for `settle`."""
+        return self._stream.unsettled
+
+    def settle(self) -> bool:
+        """One clean pass of those that a recache has left for later; False: there was none."""
+        return self._stream.settle()
+
     @torch.inference_mode()
     def decode(self, chunk: GeneratedChunk) -> FrameBlock:
         """The chunk's frames as RGBA8 host memory; its decoding time is added to `chunk.seconds`."""
@@ -245,6 +255,7 @@ def load(
     start_image: Path | None = None,
     text_device: str | None = None,
     unload_text: bool = False,
+    recache_depth: int | None = None,
 ) -> LiveEngine:
     """Load a model by its preset's name, ready to generate.
 
@@ -252,10 +263,11 @@ def load(
     one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one, or than the one
     that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
     decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
-    of it after each prompt.
+    of it after each prompt. recache_depth: see `StreamConfig`.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
     chosen = preset(model)
+    chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -283,5 +295,5 @@ def _load_pocket(chosen: Preset, place: torch.device, weights: Path | None, seed
     encoder = PocketImageEncoder(pocket.autoencoder)
     decoder = PocketDecoder(pocket.autoencoder)
     return LiveEngine(
-        chosen.name, pocket.transformer, pocket.text, decoder, pocket.stream, seed, steps, lambda: encoder
+        chosen.name, pocket.transformer, pocket.text, decoder, chosen.stream, seed, steps, lambda: encoder
     )

@@ -1,8 +1,8 @@
 """What the process around the engine sees of it: plain values and host buffers, no torch.
 
 `live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the generating thread calls `steer`,
-`generate`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` and `decode` run
-at the same time; `check` may come from any thread at any time.
+`generate`, `settle`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` or
+`settle` and `decode` run at the same time; `check` may come from any thread at any time.
 """
 
 from collections.abc import Callable
@@ -89,6 +89,13 @@ class EnginePort(Protocol):
     def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
         """One chunk: recache if steered, denoise, clean pass. Asks `interrupted()` before each forward; when that is
         True, gives None and the stream is as if the call had not been made (a prompt steered to stays)."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a recache has left something for `settle`."""
+
+    def settle(self) -> bool:
+        """Do one part, about a forward long, of what a recache has left for later; False: there was none."""
 
     def decode(self, chunk: GeneratedChunk) -> FrameBlock:
         """The chunk's frames. Called once for each chunk, in order."""

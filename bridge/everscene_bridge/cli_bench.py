@@ -1,0 +1,83 @@
+"""`everscene bench`: measurements on a server of their own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from everscene_bridge import bench
+from everscene_bridge.engines import EngineChoice, loader
+from everscene_bridge.errors import EversceneError, SettingsError
+from everscene_bridge.scene import DEFAULT_SCENE, load_scene
+from everscene_engine.errors import EngineError
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measurements.")
+console = Console(highlight=False)
+
+Model = Annotated[str, typer.Option(help="A model of `everscene models list`, or pattern: a test pattern.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=64, help="Denoising steps; the model's own by default.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
+SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
+Seed = Annotated[int, typer.Option(min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def recache_depth_of(text: str) -> int | None:
+    """What --recache-depth says: None for all. Raises SettingsError."""
+    if text == "all":
+        return None
+    if text == "last":
+        return 1
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise SettingsError(f"--recache-depth is {text!r}; it is all, last, or a number of chunks from 1 on")
+
+
+@bench_app.command()
+def latency(
+    model: Model = "pocket",
+    steps: Steps = None,
+    device: Device = None,
+    threads: Threads = None,
+    scene: SceneOption = DEFAULT_SCENE,
+    events: Annotated[int, typer.Option(min=2, max=1000, help="With the interrupt, and as many without.")] = 200,
+    recache_depth: Annotated[
+        list[str] | None, typer.Option(help="all, last or N; several times: each is measured, the first in full.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """From an event to the first frame under it."""
+    names = recache_depth or ["all"]
+    try:
+        choice = EngineChoice(model, seed, steps, device, threads)
+        loads = {name: loader(replace(choice, recache_depth=recache_depth_of(name))) for name in names}
+        result = bench.latency(loads, load_scene(scene), events, seed)
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    console.print(f"{events} events, {result['model']} on {result['device']}, {result['steps']} steps")
+    for name, found in result["recache_depths"].items():
+        console.print(f"recache depth {name}")
+        _print_reaction(found)
+    without = result["without_interrupt_ms"]
+    console.print(f"without interrupt   p50 {without['p50']:.0f}  p95 {without['p95']:.0f} ms")
+
+
+def _print_reaction(found: dict[str, Any]) -> None:
+    reached = found["event_to_frame_ms"]
+    console.print(
+        f"event to frame      p50 {reached['p50']:.0f}  p95 {reached['p95']:.0f}  max {reached['max']:.0f} ms"
+    )
+    console.print(f"bound               {found['bound_ms']:.0f} ms")
+
+
+def _give_up(problem: Exception) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
+    raise typer.Exit(1)

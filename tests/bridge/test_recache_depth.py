@@ -1,0 +1,39 @@
+"""Recaching the newest chunks first, as the server does it: with the real pocket model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.bridge.test_replay import lines, record, until
+
+from everscene_bridge.cli_bench import recache_depth_of
+from everscene_bridge.client import Client
+from everscene_bridge.engines import EngineChoice, loader
+from everscene_bridge.errors import SettingsError
+from everscene_bridge.replay import replay
+
+
+def test_what_a_recache_left_is_done_in_idle_time_and_replayed(tmp_path: Path) -> None:
+    choice = EngineChoice("pocket", seed=4, threads=1, steps=1, recache_depth=1)
+
+    def script(world: Client) -> None:
+        until(world, 40)
+        world.event("night").wait("applied", 30)
+        until(world, 24)
+
+    path = record(tmp_path, script, loader(choice), choice)
+    kinds = [line["kind"] for line in map(json.loads, path.read_text().splitlines())]
+    assert "settle" in kinds
+    result = replay(path, lambda choice: loader(choice)())
+    assert result.first_difference is None and result.frames == len(lines(path, "frame"))
+
+
+@pytest.mark.parametrize(("text", "depth"), [("all", None), ("last", 1), ("3", 3)])
+def test_a_depth_is_all_last_or_a_number(text: str, depth: int | None) -> None:
+    assert recache_depth_of(text) == depth
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "some", "1.5", ""])
+def test_another_depth_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--recache-depth is"):
+        recache_depth_of(text)
