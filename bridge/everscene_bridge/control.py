@@ -37,6 +37,7 @@ from everscene_bridge.messages import (
     Refusal,
     Reply,
     Seen,
+    Slots,
     Stats,
     StatsRequest,
     Welcome,
@@ -173,7 +174,7 @@ class Control:
         return True
 
     def _send_problem(self, route: bytes, problem: MessageError) -> None:
-        if problem.id is not None and problem.type in ("event", "prompt") and route in self._by_route:
+        if problem.id is not None and problem.type in ("event", "prompt", "slots") and route in self._by_route:
             with self._stream.changed:
                 self._stream.timeline.ledger.totals.rejected += 1
             self._send(route, _rejected(problem.id, None, problem.code, problem.reason))
@@ -235,7 +236,7 @@ class Control:
         if session is None:
             message_id = getattr(message, "id", None)
             raise MessageError("no_hello", "say hello first: this server does not know you", message_id)
-        if isinstance(message, Event | Prompt):
+        if isinstance(message, Event | Prompt | Slots):
             self._accept(session, message)
         elif isinstance(message, StatsRequest):
             self._send(route, self._stats(message.id))
@@ -281,7 +282,7 @@ class Control:
         for route in list(self._by_route):
             self._send(route, Pong(server_ns=self._now_ns(), epoch=self._epoch))
 
-    def _accept(self, session: Session, message: Event | Prompt) -> None:
+    def _accept(self, session: Session, message: Event | Prompt | Slots) -> None:
         if (session.client_id, message.id) in self._open:
             reason = f"the id {message.id} stands for an event or prompt whose receipt is open"
             raise MessageError("duplicate_id", reason, message.id)
@@ -308,13 +309,16 @@ class Control:
         accepted = ReceiptMessage(id=message.id, client_ns=message.client_ns, state="accepted", order=new.order)
         self._send(session.route, accepted)
 
-    def _action(self, message: Event | Prompt) -> Action:
+    def _action(self, message: Event | Prompt | Slots) -> Action:
+        scene = self._stream.timeline.ledger.scene
         if isinstance(message, Event):
-            scene = self._stream.timeline.ledger.scene
             return scene.action(message.name, message.params or {}, message.when)
-        return Action(prompt=message.text, transition=message.transition or "recache", when=message.when or "now")
+        way, when = message.way, message.when or "now"
+        if isinstance(message, Slots):
+            return scene.slots_action(message.slots, way, when)
+        return Action(prompt=message.text, transition=way.transition, when=when, blend=way.blend)
 
-    def _announce(self, session: Session, message: Event | Prompt, order: int, now_ns: int) -> None:
+    def _announce(self, session: Session, message: Event | Prompt | Slots, order: int, now_ns: int) -> None:
         if now_ns - self._notices_since_ns >= NS:
             self._notices_since_ns, self._notices = now_ns, 0
         if self._notices >= protocol.MAX_INPUT_NOTICES_PER_SECOND:
@@ -332,6 +336,7 @@ class Control:
                 event=message.name if isinstance(message, Event) else None,
                 params=message.params or {} if isinstance(message, Event) else None,
                 prompt=message.text if isinstance(message, Prompt) else None,
+                slots=message.slots if isinstance(message, Slots) else None,
                 skipped=self._notices_skipped,
             )
         )

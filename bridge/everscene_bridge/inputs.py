@@ -1,31 +1,67 @@
-"""Events and prompts on their way to the picture, and what becomes of several that meet.
+"""Events, prompts and slots on their way to the picture, and what becomes of several that meet.
 
-An input waits from its acceptance until a chunk starts. All that wait then go into that chunk and are settled
-together: one of which nothing is left, because a later one replaced its words, is superseded; every other is used,
-and applied when the first frame of that chunk is published. So nothing is lost in silence, and a burst of events
-costs one recache.
+An input waits from its acceptance until a chunk starts (the director may keep it back for longer, see director.py). All
+that wait then go into that chunk and are settled together: one of which nothing is left, because a later one replaced
+its words, is superseded; every other is used, and applied when the first frame of that chunk is published. So nothing
+is lost in silence, and a burst of events costs one recache.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from everscene_bridge.messages import ParamValue
 from everscene_bridge.protocol import TRANSITIONS, Transition, When
+from everscene_bridge.ways import DEFAULT_BLEND, RECACHE, Blend, Way
+
+Coalesce = Literal["latest", "first", "max", "sum"]
+Interrupts = Literal["any", "same", "lower", "none"]
+Otherwise = Literal["reject", "wait"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the director goes by. docs/director.md says what each means."""
+
+    priority: int = 0
+    cooldown_s: float = 0.0
+    debounce_s: float = 0.0
+    coalesce: Coalesce = "latest"
+    interrupts: Interrupts = "same"
+    otherwise: Otherwise = "reject"
+
+    def may_interrupt(self, priority: int) -> bool:
+        """Whether what holds or blends with this priority may be broken into."""
+        if self.interrupts == "any":
+            return True
+        if self.interrupts == "none":
+            return False
+        return priority < self.priority or (self.interrupts == "same" and priority == self.priority)
+
+
+UNRULED = Rules(interrupts="any")
+"""For whole prompts: somebody wrote them by hand, and means them."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """What an event or a prompt does to the scene: fill slots with words, or put a whole prompt in their place."""
+    """What an input does to the scene: fill slots with words, or put a whole prompt in their place."""
 
     sets: Mapping[str, str] = field(default_factory=dict)  # slot → words
     prompt: str | None = None
     for_s: float | None = None  # seconds of content after which it goes back by itself
     transition: Transition = "recache"
     when: When = "now"
+    blend: Blend = DEFAULT_BLEND  # with the transition `blend`
+    back: Way = RECACHE  # with `for_s`: the way back
+    event: str = ""  # name; empty for a prompt and for slots that are set directly
+    params: Mapping[str, ParamValue] = field(default_factory=dict)  # of the event, all of them
+    rules: Rules = UNRULED
 
 
 @dataclass(frozen=True)
 class Input:
-    """An accepted event or prompt."""
+    """An accepted input."""
 
     order: int  # 1 and up within an epoch
     action: Action
@@ -44,20 +80,45 @@ class Settled:
 
 
 def settle(group: Sequence[Input]) -> list[Settled]:
-    """What became of inputs that went into the same chunk, in the order of their acceptance."""
-    last_prompt = max((i.order for i in group if i.action.prompt is not None), default=0)
-    final_is_prompt = bool(group) and group[-1].order == last_prompt
+    """What became of inputs that went into the same chunk, in the order in which they take effect.
+
+    From the last to the first, remembering for each set of slots the nearest later event that fills it: as there are
+    few different sets, the time goes with the number of inputs, not with its square.
+    """
     settled: list[Settled] = []
-    for position, one in enumerate(group):
-        later = group[position + 1 :]
-        if final_is_prompt:
-            by = next((i.order for i in later if i.action.prompt is not None), None)
-        elif one.action.prompt is not None:
-            by = later[0].order
+    ends_in_prompt = bool(group) and group[-1].action.prompt is not None
+    next_order: int | None = None
+    next_prompt: int | None = None
+    lasting: dict[frozenset[str], tuple[int, int]] = {}  # slots → place and order of the nearest later such event
+    momentary: dict[frozenset[str], tuple[int, int]] = {}
+    for place in range(len(group) - 1, -1, -1):
+        one = group[place]
+        action = one.action
+        if ends_in_prompt:
+            by = next_prompt
+        elif action.prompt is not None:
+            by = next_order
         else:
-            by = next((i.order for i in later if _covers(i.action, one.action)), None)
+            covering = [lasting] if action.for_s is None else [lasting, momentary]
+            by = _nearest(covering, action.sets)
         settled.append(Settled(one, by))
+        next_order = one.order
+        if action.prompt is not None:
+            next_prompt = one.order
+        else:
+            (lasting if action.for_s is None else momentary)[frozenset(action.sets)] = (place, one.order)
+    settled.reverse()
     return settled
+
+
+def _nearest(later: Sequence[Mapping[frozenset[str], tuple[int, int]]], sets: Mapping[str, str]) -> int | None:
+    """Order of the nearest later event that fills at least these slots.
+
+    A momentary event does not count against a lasting one: that comes back when it has passed.
+    """
+    slots = sets.keys()
+    found = [entry for known in later for filled, entry in known.items() if slots <= filled]
+    return min(found)[1] if found else None
 
 
 def strongest(inputs: Sequence[Input]) -> Transition:
@@ -67,10 +128,7 @@ def strongest(inputs: Sequence[Input]) -> Transition:
     return max((i.action.transition for i in inputs), key=TRANSITIONS.index)
 
 
-def _covers(later: Action, earlier: Action) -> bool:
-    """Whether nothing of an earlier event is left after a later one."""
-    if later.prompt is not None or earlier.prompt is not None:
-        return False
-    if later.for_s is not None and earlier.for_s is None:
-        return False  # the earlier one comes back when the later one has passed
-    return set(earlier.sets) <= set(later.sets)
+def way_of(inputs: Sequence[Input]) -> Way:
+    """The strongest transition, and the blend of the latest input that has one."""
+    blends = [one.action.blend for one in inputs if one.action.transition == "blend"]
+    return Way(strongest(inputs), blends[-1] if blends else DEFAULT_BLEND)

@@ -216,7 +216,7 @@ class LiveStream:
 
     def _must_drop(self, serial: int) -> bool:
         with self.changed:
-            return self._stopping.is_set() or serial != self._serial or self.timeline.must_drop()
+            return self._stopping.is_set() or serial != self._serial or self.timeline.must_drop(self.clock.now_ns())
 
     def _note(self, chunk: GeneratedChunk) -> None:
         for stage in ("recache", "denoise", "clean"):

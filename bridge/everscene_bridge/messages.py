@@ -24,6 +24,8 @@ from pydantic_core import PydanticCustomError
 from everscene_bridge import protocol
 from everscene_bridge.errors import CommandFailed, MessageError
 from everscene_bridge.protocol import Transition, When
+from everscene_bridge.ways import LONGEST_BLEND_S, Blend, Ease, Way
+from everscene_engine.port import BlendPath
 
 
 def _without_control_characters(text: str) -> str:
@@ -65,6 +67,7 @@ Short = Annotated[str, StringConstraints(max_length=protocol.MAX_SHORT), Plain]
 PromptText = Annotated[
     str, StringConstraints(min_length=1, max_length=protocol.MAX_PROMPT), Plain, AfterValidator(_not_blank)
 ]
+SlotWords = Annotated[str, StringConstraints(max_length=protocol.MAX_SLOT), Plain]
 ParamValue = Annotated[bool | int | float | str, PlainValidator(_param_value)]
 Params = Annotated[dict[Name, ParamValue], Field(max_length=protocol.MAX_PARAMS)]
 VersionPair = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=2, max_length=2)]
@@ -101,13 +104,37 @@ class Event(Message):
     client_ns: Int | None = None
 
 
-class Prompt(Message):
+class _Steered(Message):
+    """How the picture goes to the new prompt; absent fields stand for the defaults."""
+
+    transition: Transition | None = None
+    seconds: Annotated[float, Field(gt=0, le=LONGEST_BLEND_S)] | None = None  # of a blend
+    ease: Ease | None = None  # of a blend
+    path: BlendPath | None = None  # of a blend
+
+    @property
+    def way(self) -> Way:
+        """The same for the stream."""
+        blend = Blend(self.seconds or Blend.seconds, self.ease or Blend.ease, self.path or Blend.path)
+        return Way(self.transition or "recache", blend)
+
+
+class Prompt(_Steered):
     """A whole prompt in place of the scene's."""
 
     type: Literal["prompt"] = "prompt"
     id: Id
     text: PromptText
-    transition: Transition | None = None
+    when: When | None = None
+    client_ns: Int | None = None
+
+
+class Slots(_Steered):
+    """Words for slots of the scene, set directly."""
+
+    type: Literal["slots"] = "slots"
+    id: Id
+    slots: Annotated[dict[Name, SlotWords], Field(min_length=1, max_length=protocol.MAX_PARAMS)]
     when: When | None = None
     client_ns: Int | None = None
 
@@ -150,7 +177,7 @@ class Bye(Message):
     type: Literal["bye"] = "bye"
 
 
-ClientMessage = Hello | Event | Prompt | Seen | Ping | StatsRequest | Command | Bye
+ClientMessage = Hello | Event | Prompt | Slots | Seen | Ping | StatsRequest | Command | Bye
 
 
 # Control, server to client
@@ -189,11 +216,20 @@ class EventDescription(Message):
     params: list[ParamDescription] = []
 
 
+class SlotDescription(Message):
+    """A slot of the scene."""
+
+    name: str
+    default: str
+    choices: list[str] | None = None  # None: any words
+
+
 class SceneDescription(Message):
     """What the scene offers."""
 
     name: str
     events: list[EventDescription]
+    slots: list[SlotDescription] = []
 
 
 class Welcome(Message):
@@ -376,6 +412,7 @@ class Notice(Message):
     event: str | None = None  # input
     params: dict[str, ParamValue] | None = None  # input
     prompt: str | None = None  # input
+    slots: dict[str, str] | None = None  # input
     skipped: int | None = None  # input
     state: str | None = None  # state
     reason: str | None = None  # state
@@ -392,6 +429,7 @@ _CLIENT_TYPES: Final[dict[str, type[Any]]] = {
     "hello": Hello,
     "event": Event,
     "prompt": Prompt,
+    "slots": Slots,
     "seen": Seen,
     "ping": Ping,
     "stats_request": StatsRequest,

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from everscene_bridge.protocol import Transition
 from everscene_engine.errors import ConfigError, PromptRejected, SnapshotError
-from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk
+from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk, Prompting, Transition, goal_of
 
 BAR_WIDTH = 8
 
@@ -85,8 +84,9 @@ class PatternEngine:
             if word not in self._vocabulary:
                 raise PromptRejected(f"no such word: {word!r}")
 
-    def steer(self, prompt: str, transition: Transition) -> None:
-        """Use this prompt from the next chunk on."""
+    def steer(self, prompt: Prompting, transition: Transition) -> None:
+        """Use this prompt from the next chunk on; of a mix, the one that it is on its way to."""
+        prompt = goal_of(prompt)
         self.check(prompt)
         self._prompt = prompt
         self._steered = transition in ("recache", "reset")

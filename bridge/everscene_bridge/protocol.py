@@ -16,6 +16,7 @@ MAX_PROMPT: Final = 2_000
 MAX_NAME: Final = 64
 MAX_SHORT: Final = 32
 MAX_TEXT_PARAM: Final = 256
+MAX_SLOT: Final = 400
 MAX_PARAMS: Final = 32
 MAX_TOKEN_BYTES: Final = 255
 MAX_CLIENTS: Final = 64
@@ -36,9 +37,9 @@ TOPIC_NOTICE: Final = b"notice"
 JPEG_QUALITY: Final = 85
 
 When = Literal["now", "chunk"]
-Transition = Literal["text", "recache", "cut", "reset"]
+Transition = Literal["text", "blend", "recache", "cut", "reset"]
 """In rising strength: when several inputs meet in one chunk, the strongest counts."""
-TRANSITIONS: Final[tuple[Transition, ...]] = ("text", "recache", "cut", "reset")
+TRANSITIONS: Final[tuple[Transition, ...]] = ("text", "blend", "recache", "cut", "reset")
 
 State = Literal["starting", "live", "slow", "stalled", "restarting", "paused", "closing"]
 

@@ -10,7 +10,7 @@ from everscene_bridge import snapshots
 from everscene_bridge.engines import EngineChoice
 from everscene_bridge.errors import ReplayError
 from everscene_bridge.run_log import FORMAT, build, frame_hash
-from everscene_engine.port import EnginePort
+from everscene_engine.port import EnginePort, prompting_from_json
 
 WORKS_KEPT = 256
 """Frames of so many of the latest works are remembered, to be compared when they turn up in the log."""
@@ -48,7 +48,7 @@ def replay(path: Path, load: Callable[[EngineChoice], EnginePort]) -> ReplayResu
         for number, line in lines:
             try:
                 same = run.take(line)
-            except (KeyError, TypeError) as problem:
+            except (KeyError, TypeError, ValueError) as problem:
                 raise ReplayError(f"{path}, line {number}: {type(problem).__name__} {problem}") from problem
             if same is not None:
                 result.frames += 1
@@ -99,8 +99,8 @@ class _Run:
         if outcome == "refused":
             return
         if line["steer"] is not None:
-            prompt, transition = line["steer"]
-            self.engine.steer(prompt, transition)
+            prompting, transition = line["steer"]
+            self.engine.steer(prompting_from_json(prompting), transition)
         chunk = self.engine.generate(lambda: outcome == "dropped")
         if chunk is not None:
             self._hashes[line["number"]] = [frame_hash(pixels) for pixels in self.engine.decode(chunk).pixels]

@@ -1,4 +1,4 @@
-"""The scene file: named events, and the words that each puts into the prompt.
+"""The scene: named events, and the words that each puts into the prompt.
 
 A scene has slots (`time`, `weather`, …) with words in them, and a template that makes them into one prompt; subject and
 setting are repeated in every prompt, because these models need them there. An event fills slots; one with `for` gives
@@ -10,169 +10,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Final, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from everscene_bridge import messages
 from everscene_bridge.errors import InputRejected, SceneError
-from everscene_bridge.inputs import Action, Input
-from everscene_bridge.messages import EventDescription, ParamDescription, ParamValue, SceneDescription
-from everscene_bridge.protocol import MAX_TEXT_PARAM, Transition, When
+from everscene_bridge.inputs import Action, Input, Rules
+from everscene_bridge.messages import EventDescription, ParamValue, SceneDescription, SlotDescription
+from everscene_bridge.protocol import When
+from everscene_bridge.scene_file import PLACEHOLDER, SceneEvent, SceneFile, cross_check
+from everscene_bridge.scene_params import NumberParam, describe
+from everscene_bridge.ways import RECACHE, Way
+from everscene_bridge.yaml_file import parse, read_text
 
 DEFAULT_SCENE: Final = Path(__file__).parent / "scenes" / "pocket.yaml"
-_PLACEHOLDER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-Words = Annotated[str, Field(max_length=400)]
-
-
-def _seconds(value: Any) -> Any:
-    """`2`, `2.5`, `2s` and `2.5 s` are all seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*s\s*", value)
-        return float(match[1]) if match else value
-    return value
-
-
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class NumberParam(_Checked):
-    """A number within bounds; `words` says it in words: the first word whose bound is not below the number."""
-
-    type: Literal["number"]
-    label: str = ""
-    min: float = 0.0
-    max: float = 1.0
-    default: float
-    words: list[tuple[float, Words]] = []
-
-    @model_validator(mode="before")
-    @classmethod
-    def _pairs(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("words"), list):
-            pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in data["words"]]
-            return {**data, "words": pairs}
-        return data
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> "NumberParam":
-        if not self.min <= self.default <= self.max:
-            raise ValueError(f"default {self.default} must lie from min {self.min} to max {self.max}")
-        bounds = [bound for bound, _ in self.words]
-        if bounds != sorted(bounds) or (bounds and bounds[-1] < self.max):
-            raise ValueError(f"the bounds of words must rise and reach max {self.max}; they are {bounds}")
-        return self
-
-    def words_for(self, value: ParamValue) -> str:
-        """The words of a value that was checked. Raises ValueError with the rule when it does not fit."""
-        if isinstance(value, bool | str):
-            raise ValueError("must be a number")
-        if not self.min <= value <= self.max:
-            raise ValueError(f"must lie from {self.min:g} to {self.max:g}")
-        if not self.words:
-            return f"{value:g}"
-        return next(words for bound, words in self.words if value <= bound)
-
-
-class ChoiceParam(_Checked):
-    """One of several texts."""
-
-    type: Literal["choice"]
-    label: str = ""
-    choices: Annotated[list[Words], Field(min_length=1)]
-    default: Words
-
-    @model_validator(mode="after")
-    def _among_choices(self) -> "ChoiceParam":
-        if self.default not in self.choices:
-            raise ValueError(f"default {self.default!r} must be one of {self.choices}")
-        return self
-
-    def words_for(self, value: ParamValue) -> str:
-        """As NumberParam."""
-        if not isinstance(value, str) or value not in self.choices:
-            raise ValueError(f"must be one of {', '.join(self.choices)}")
-        return value
-
-
-class TextParam(_Checked):
-    """Free text."""
-
-    type: Literal["text"]
-    label: str = ""
-    max_length: Annotated[int, Field(ge=1, le=MAX_TEXT_PARAM)] = 80
-    default: Words = ""
-
-    def words_for(self, value: ParamValue) -> str:
-        """As NumberParam."""
-        if not isinstance(value, str):
-            raise ValueError("must be text")
-        if len(value) > self.max_length:
-            raise ValueError(f"must have at most {self.max_length} characters")
-        return value
-
-
-class FlagParam(_Checked):
-    """Yes or no, each with its words."""
-
-    type: Literal["flag"]
-    label: str = ""
-    default: bool = False
-    if_true: Words = ""
-    if_false: Words = ""
-
-    def words_for(self, value: ParamValue) -> str:
-        """As NumberParam."""
-        if not isinstance(value, bool):
-            raise ValueError("must be true or false")
-        return self.if_true if value else self.if_false
-
-
-Param = Annotated[NumberParam | ChoiceParam | TextParam | FlagParam, Field(discriminator="type")]
-
-
-class SceneEvent(_Checked):
-    """An event of a scene file."""
-
-    label: str = ""
-    group: str = ""
-    set: Annotated[dict[Identifier, Words], Field(min_length=1)]
-    params: dict[Identifier, Param] = {}
-    transition: Transition = "recache"
-    when: When = "now"
-    for_s: Annotated[float | None, BeforeValidator(_seconds), Field(alias="for", gt=0, le=3600)] = None
-
-    @model_validator(mode="after")
-    def _params_are_there(self) -> "SceneEvent":
-        for slot, words in self.set.items():
-            for name in _PLACEHOLDER.findall(words):
-                if name not in self.params:
-                    raise ValueError(f"set.{slot} asks for {{{name}}}, which is not among the params")
-        return self
-
-
-class SceneFile(_Checked):
-    """A whole scene file."""
-
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    template: Annotated[str, Field(min_length=1, max_length=1000)]
-    slots: dict[Identifier, Words]
-    events: dict[Identifier, SceneEvent]
-
-    @model_validator(mode="after")
-    def _slots_are_there(self) -> "SceneFile":
-        for name in _PLACEHOLDER.findall(self.template):
-            if name not in self.slots:
-                raise ValueError(f"template asks for {{{name}}}, which is not among the slots")
-        for event_name, event in self.events.items():
-            for slot in event.set:
-                if slot not in self.slots:
-                    raise ValueError(f"events.{event_name}.set.{slot}: there is no slot of this name")
-        return self
+SLOT_RULES: Final = Rules(otherwise="wait")
+"""For slots that are set directly, as by a fader: they wait for what outranks them, and the latest counts."""
+REMEMBERED: Final = 1024
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -182,6 +36,8 @@ class Momentary:
     order: int
     sets: Mapping[str, str]
     for_s: float
+    priority: int = 0
+    back: Way = RECACHE
 
 
 @dataclass(frozen=True)
@@ -197,9 +53,11 @@ class SceneState:
         action = one.action
         if action.prompt is not None:
             return replace(self, prompt=action.prompt)
-        left = tuple(m for m in self.momentary if not set(m.sets) <= set(action.sets))
+        left = self.momentary
+        if left:
+            left = tuple(m for m in left if not m.sets.keys() <= action.sets.keys())
         if action.for_s is not None:
-            new = Momentary(one.order, action.sets, action.for_s)
+            new = Momentary(one.order, action.sets, action.for_s, action.rules.priority, action.back)
             return SceneState(self.slots, (*left, new))
         return SceneState({**self.slots, **action.sets}, left)
 
@@ -207,26 +65,52 @@ class SceneState:
         """The state once these momentary events have passed."""
         return replace(self, momentary=tuple(m for m in self.momentary if m.order not in orders))
 
+    def moved(self, old: "SceneState", new: "SceneState") -> "SceneState":
+        """The same in another scene, whose first state is `new` (ours was `old`): what events changed stays changed."""
+        changed = {slot: words for slot, words in self.slots.items() if words != old.slots.get(slot)}
+        slots = {slot: changed.get(slot, words) for slot, words in new.slots.items()}
+        return replace(self, slots=slots)
+
 
 class Scene:
     """A scene file that was read and found right."""
 
     def __init__(self, file: SceneFile) -> None:
         self.file = file
-        self.initial = SceneState(dict(file.slots))
+        self.slots = file.all_slots
+        self.initial = SceneState({name: slot.default for name, slot in self.slots.items()})
+        self._parts = PLACEHOLDER.split(file.template)  # text, slot, text, …
+        self._prompts: dict[tuple[str, ...], str] = {}
+        self._actions: dict[tuple[object, ...], Action] = {}
 
     def compose(self, state: SceneState, holds: Callable[[Momentary], bool] = lambda _: True) -> str:
         """The prompt of a state, with those momentary events that still hold."""
         if state.prompt is not None:
             return state.prompt
-        slots = dict(state.slots)
-        for momentary in state.momentary:
-            if holds(momentary):
-                slots.update(momentary.sets)
-        return _tidy(_PLACEHOLDER.sub(lambda match: slots[match[1]], self.file.template))
+        slots = state.slots
+        if state.momentary:
+            slots = dict(slots)
+            for momentary in state.momentary:
+                if holds(momentary):
+                    slots.update(momentary.sets)
+        first = self.initial.slots
+        words = tuple(slots[name] if name in slots else first[name] for name in self._parts[1::2])
+        prompt = self._prompts.get(words)
+        if prompt is None:
+            prompt = _tidy("".join(_interleave(self._parts[::2], words)))
+            _remember(self._prompts, words, prompt)
+        return prompt
 
     def action(self, name: str, params: Mapping[str, ParamValue], when: When | None) -> Action:
         """What an event does. Raises InputRejected naming event, param, value and rule."""
+        key = (name, when, *((given, type(value), value) for given, value in params.items()))
+        known = self._actions.get(key)
+        if known is None:
+            known = self._action(name, params, when)
+            _remember(self._actions, key, known)
+        return known
+
+    def _action(self, name: str, params: Mapping[str, ParamValue], when: When | None) -> Action:
         event = self.file.events.get(name)
         if event is None:
             known = ", ".join(self.file.events)
@@ -235,52 +119,87 @@ class Scene:
             if given not in event.params:
                 known = ", ".join(event.params) or "none"
                 raise InputRejected("unknown_param", f"{name} has no param {given!r}; it has {known}")
-        words: dict[str, str] = {}
-        for key, param in event.params.items():
-            value = params.get(key, param.default)
-            try:
-                words[key] = param.words_for(value)
-            except ValueError as rule:
-                fits = isinstance(value, str) == isinstance(param.default, str)
-                fits = fits and isinstance(value, bool) == isinstance(param.default, bool)
-                code = "out_of_range" if fits else "wrong_type"
-                raise InputRejected(code, f"{name}.{key} {rule} (got {value!r})") from None
-        sets = {slot: _tidy(_fill(template, words)) for slot, template in event.set.items()}
-        return Action(sets, None, event.for_s, event.transition, when or event.when)
+        values = {key: params.get(key, param.default) for key, param in event.params.items()}
+        words = _words(name, event, values)
+        sets = {slot: _tidy(PLACEHOLDER.sub(lambda match: words[match[1]], text)) for slot, text in event.set.items()}
+        for slot, text in sets.items():
+            self._must_fit(slot, text, f"{name} sets {slot}: it")
+        way = event.way
+        return Action(
+            sets,
+            None,
+            event.for_s,
+            way.transition,
+            when or event.when,
+            way.blend,
+            event.way_back,
+            name,
+            values,
+            event.rules,
+        )
+
+    def slots_action(self, sets: Mapping[str, str], way: Way, when: When) -> Action:
+        """What setting slots directly does. Raises InputRejected naming slot, words and rule."""
+        for slot, text in sets.items():
+            if slot not in self.slots:
+                raise InputRejected("unknown_slot", f"the scene has no slot {slot!r}; it has {', '.join(self.slots)}")
+            self._must_fit(slot, text, f"the slot {slot}")
+        return Action(
+            {slot: _tidy(text) for slot, text in sets.items()},
+            transition=way.transition,
+            when=when,
+            blend=way.blend,
+            rules=SLOT_RULES,
+        )
+
+    def _must_fit(self, slot: str, words: str, what: str) -> None:
+        problem = self.slots[slot].problem(words)
+        if problem:
+            raise InputRejected("out_of_range", f"{what} {problem} (got {words!r})")
+
+    def number_bounds(self, name: str) -> dict[str, tuple[float, float]]:
+        """Least and greatest value of each number param of an event."""
+        event = self.file.events.get(name)
+        params = {} if event is None else event.params
+        return {key: (param.min, param.max) for key, param in params.items() if isinstance(param, NumberParam)}
 
     def describe(self) -> SceneDescription:
         """What the handshake says of it."""
         events = [_describe(name, event) for name, event in self.file.events.items()]
-        return SceneDescription(name=self.file.name, events=events)
+        slots = [
+            SlotDescription(name=name, default=slot.default, choices=slot.choices or None)
+            for name, slot in self.slots.items()
+        ]
+        return SceneDescription(name=self.file.name, events=events, slots=slots)
 
 
 def load_scene(path: Path = DEFAULT_SCENE) -> Scene:
-    """Read a scene file. Raises SceneError naming file, field, value and rule."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SceneError(f"cannot read the scene {path}: {problem}") from None
-    return parse_scene(text, str(path))
+    """Read a scene file. Raises SceneError naming file, line, column, field, value and rule."""
+    return parse_scene(read_text(path, "scene"), str(path))
 
 
 def parse_scene(text: str, source: str = "scene") -> Scene:
     """The same from text; `source` stands for the file in errors."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise SceneError(f"{source} is not YAML: {problem}") from None
-    try:
-        return Scene(SceneFile.model_validate(data))
-    except ValidationError as problem:
-        lines = [_error_line(error) for error in problem.errors(include_url=False)]
-        raise SceneError("\n".join(f"{source}: {line}" for line in lines)) from None
+    read = parse(text, source)
+    file = read.check(SceneFile)
+    problems = list(cross_check(file, read))
+    if problems:
+        raise SceneError("\n".join(problems))
+    return Scene(file)
 
 
-def _error_line(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "the file"
-    rule = error["msg"].removeprefix("Value error, ")
-    got = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r:.80})"
-    return f"{place}: {rule}{got}"
+def _words(name: str, event: SceneEvent, values: Mapping[str, ParamValue]) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for key, param in event.params.items():
+        value = values[key]
+        try:
+            words[key] = param.words_for(value)
+        except ValueError as rule:
+            fits = isinstance(value, str) == isinstance(param.default, str)
+            fits = fits and isinstance(value, bool) == isinstance(param.default, bool)
+            code = "out_of_range" if fits else "wrong_type"
+            raise InputRejected(code, f"{name}.{key} {rule} (got {value!r})") from None
+    return words
 
 
 def _describe(name: str, event: SceneEvent) -> EventDescription:
@@ -290,25 +209,20 @@ def _describe(name: str, event: SceneEvent) -> EventDescription:
         group=event.group,
         when=event.when,
         for_s=event.for_s,
-        params=[_describe_param(key, param) for key, param in event.params.items()],
+        params=[describe(key, param) for key, param in event.params.items()],
     )
 
 
-def _describe_param(name: str, param: NumberParam | ChoiceParam | TextParam | FlagParam) -> messages.ParamDescription:
-    return ParamDescription(
-        name=name,
-        label=param.label or name.replace("_", " ").capitalize(),
-        type=param.type,
-        min=param.min if isinstance(param, NumberParam) else None,
-        max=param.max if isinstance(param, NumberParam) else None,
-        choices=param.choices if isinstance(param, ChoiceParam) else None,
-        max_length=param.max_length if isinstance(param, TextParam) else None,
-        default=param.default,
-    )
+def _interleave(texts: list[str], words: tuple[str, ...]) -> list[str]:
+    mixed = [part for pair in zip(texts, words, strict=False) for part in pair]
+    return [*mixed, texts[-1]]
 
 
-def _fill(template: str, words: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda match: words[match[1]], template)
+def _remember(known: dict[Key, Value], key: Key, value: Value) -> None:
+    """Keep a result; when there are too many, begin anew."""
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[key] = value
 
 
 def _tidy(text: str) -> str:

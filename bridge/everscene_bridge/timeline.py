@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 
 from everscene_bridge import protocol
 from everscene_bridge.history import History, Moment
-from everscene_bridge.inputs import Input, strongest
+from everscene_bridge.inputs import Input, way_of
 from everscene_bridge.ledger import Ledger
 from everscene_bridge.messages import Stamps
 from everscene_bridge.pacing import ContentClock, Recent
-from everscene_bridge.protocol import NS, State, Transition
+from everscene_bridge.protocol import NS, State
 from everscene_bridge.scene import Momentary, Scene, SceneState
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
+from everscene_bridge.steering import Steering
+from everscene_bridge.ways import RECACHE, Way
+from everscene_engine import port
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, Prompting
 
 PACE_CHUNKS = 5
 ESTIMATE_CHUNKS = 8
@@ -55,7 +58,7 @@ class Work:
     """What the generating thread shall do: roll back, steer, generate, in this order."""
 
     rollback: int | None  # latent frame
-    steer: tuple[str, Transition] | None
+    steer: tuple[Prompting, port.Transition] | None
     number: int = 0  # counts works, 1 and up
     orders: tuple[int, ...] = ()  # of the inputs that the chunk is the first to carry
 
@@ -171,7 +174,7 @@ class Timeline:
         self.published_ns = 0
         self.engine_down = ""  # why the engine is not there; empty: it is
         self._starts: dict[int, int] = {}  # order of a momentary event → frame number at which it begins to hold
-        self._steered: str | None = None  # what the engine was told last; None: it must be told
+        self._steering = Steering(info.fps, info.frames_per_chunk)
         self.paused = False
         self._works = 0
         self._world = 0
@@ -222,6 +225,7 @@ class Timeline:
         assert self._in_flight is None
         if self.engine_down:
             return None
+        self.ledger.release(now_ns)
         cut = self._cut()
         if cut is None:
             return None
@@ -236,7 +240,9 @@ class Timeline:
         cut = None if self._in_flight or self.engine_down or self.paused else self._cut()
         if cut is None:
             return None
-        return max(now_ns, now_ns + self._show_ns(cut[0], now_ns) - self._start_ahead_ns())
+        start_ns = max(now_ns, now_ns + self._show_ns(cut[0], now_ns) - self._start_ahead_ns())
+        release_ns = self.ledger.next_release_ns(now_ns)
+        return start_ns if release_ns is None else min(start_ns, release_ns)
 
     def _start_ahead_ns(self) -> int:
         ahead = self.estimates.start_ahead_ns + 2 * self.clock.period_ns
@@ -298,7 +304,7 @@ class Timeline:
         self._undecoded.clear()
         while len(self._ready) > kept:
             self._ready.pop()
-        self._steered = None
+        self._steering.forget()
 
     def _start_chunk(self, now_ns: int, rollback: int | None) -> Work:
         state_before = self.ledger.state
@@ -312,15 +318,16 @@ class Timeline:
         prompt = self.ledger.scene.compose(self.ledger.state, lambda momentary: self._holds(momentary, frame))
         if prompt == self._unusable and not inputs:
             prompt = self._kept.prompt
-        transition = strongest(inputs)
-        steer: tuple[str, Transition] | None = None
-        if prompt != self._steered or transition in ("cut", "reset"):
-            steer = (prompt, transition)
-            if transition in ("cut", "reset") and self.latest + self.unshown > 0:
-                self._flags |= protocol.FLAG_CUT
-            if transition == "reset":
-                self._world += 1
-        newest = inputs[-1] if inputs else None
+        way = way_of(inputs) if inputs else self._way_back(frame)
+        steer = self._steering.next(prompt, way, frame, self._recache_every())
+        self._note_blend(inputs)
+        if way.transition in ("cut", "reset") and self.latest + self.unshown > 0:
+            self._flags |= protocol.FLAG_CUT
+        if way.transition == "reset":
+            self._world += 1
+        newest = max(inputs, key=lambda one: one.order, default=None)
+        if newest is not None and newest.order < self._kept.order:
+            newest = None  # it was kept back while later ones went through
         self._works += 1
         self._in_flight = ChunkRecord(
             work=self._works,
@@ -335,8 +342,25 @@ class Timeline:
             received_ns=newest.received_ns if newest else self._kept.received_ns,
             recached_ns=0 if newest else self._kept.recached_ns,
         )
-        self._steered = prompt
         return Work(rollback, steer, self._works, tuple(one.order for one in inputs))
+
+    def _way_back(self, frame: int) -> Way:
+        """The way to a prompt that no input asks for: that of the momentary events which are over."""
+        ways = [one.back for one in self.ledger.state.momentary if self._left_s(one, frame) <= 0]
+        return ways[-1] if ways else RECACHE
+
+    def _note_blend(self, inputs: tuple[Input, ...]) -> None:
+        """Let the director know whether a blend is under way, and with which priority."""
+        if not self._steering.blending:
+            self.ledger.blending = None
+        elif inputs or self.ledger.blending is None:
+            self.ledger.blending = max((one.action.rules.priority for one in inputs), default=0)
+
+    def _recache_every(self) -> int:
+        """Chunks from one recache of a blend to the next, so that generation keeps up; 0: it cannot at all."""
+        chunk_ns = self.clock.nominal_ns * self.info.frames_per_chunk
+        spare_ns = chunk_ns - self.estimates.generate.longest
+        return -(-self.estimates.recache.longest // spare_ns) if spare_ns > 0 else 0
 
     def _holds(self, momentary: Momentary, frame: int) -> bool:
         """Whether a momentary event still holds at a frame number."""
@@ -346,8 +370,9 @@ class Timeline:
         """Seconds that a momentary event still has to go at a frame number."""
         return momentary.for_s - (frame - self._starts.get(momentary.order, frame)) / self.info.fps
 
-    def must_drop(self) -> bool:
+    def must_drop(self, now_ns: int) -> bool:
         """Whether the chunk in flight is to be given up. The engine asks before each forward."""
+        self.ledger.release(now_ns)
         in_flight = self._in_flight
         wanted = self.settings.interrupt and self.ledger.urgent
         return wanted and in_flight is not None and not in_flight.inputs
@@ -443,7 +468,7 @@ class Timeline:
         if over:
             self.ledger.passed(over)
         return self.ledger.applied(
-            record.order,
+            record.inputs,
             frame=due.number,
             chunk=record.number,
             prompt=record.prompt,
@@ -507,7 +532,7 @@ class Timeline:
             self.prompt = moment.prompt
         self._kept = self._shown
         self._shown_latent = moment.latent_frame
-        self._steered = None
+        self._steering.clear()
         self._unusable = ""
         self._flags |= protocol.FLAG_CUT
 
@@ -526,7 +551,7 @@ class Timeline:
         self._undecoded.clear()
         self._kept = self._ready[-1].record if self._ready else self._shown
         self._old_frames = len(self._ready)
-        self._steered = None
+        self._steering.forget()
         self._flags |= protocol.FLAG_DISCONTINUITY
         self.engine_down = reason
         orders = {one.order for one in inputs}
@@ -555,5 +580,5 @@ class Timeline:
         self._unusable = record.prompt
         self.ledger.put_back(record.inputs, record.state_before)
         self.ledger.reject(record.inputs, "prompt", reason)
-        self._steered = None
+        self._steering.forget()
         return True

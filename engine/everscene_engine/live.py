@@ -15,13 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everscene_engine.blend import rows_of
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
-from everscene_engine.port import EngineInfo, EngineState, FrameBlock, GeneratedChunk, Transition
+from everscene_engine.port import (
+    EngineInfo,
+    EngineState,
+    FrameBlock,
+    GeneratedChunk,
+    Mix,
+    Prompting,
+    Transition,
+    goal_of,
+)
 from everscene_engine.snapshot import WorldLatents, from_host, newest_latents, to_host
 from everscene_engine.start_image import ImageEncoder, PocketImageEncoder, read_image
 from everscene_engine.stream import LatentStream
@@ -103,9 +113,17 @@ class LiveEngine:
         """Raise PromptRejected if the text encoder cannot take this prompt."""
         self._text.check(prompt)
 
-    def steer(self, prompt: str, transition: Transition) -> None:
-        """Use this prompt from the next chunk on."""
+    @torch.inference_mode()
+    def steer(self, prompt: Prompting, transition: Transition) -> None:
+        """Use this prompt, or mix of prompts, from the next chunk on."""
+        mix, prompt = prompt, goal_of(prompt)
         text = self._conditioning(prompt)
+        if isinstance(mix, Mix) and transition in ("recache", "text"):
+            tokens, bias = rows_of(mix, lambda one: self._text.encode([one]))
+            weight = self._transformer.patch_embedding.weight
+            text = self._transformer.condition_rows(
+                tokens.to(weight.device), None if bias is None else bias.to(weight.device)
+            )
         self._after_cut = None
         if transition == "cut":
             self._stream.steer(self._conditioning(CUT_PREFIX + prompt), "cut")

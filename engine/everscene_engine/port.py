@@ -7,13 +7,46 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
 Transition = Literal["recache", "text", "cut", "reset"]
 TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
+
+BlendPath = Literal["linear", "slerp"]
+BLEND_PATHS: tuple[BlendPath, ...] = ("linear", "slerp")
+
+
+class Mix(NamedTuple):
+    """A conditioning on the way from one prompt to another; in JSON a list of its four fields.
+
+    weight: 0 (`before` alone) to 1 (`after` alone). path: `linear`, the straight way from embedding to embedding, or
+    `slerp`, each text row turned with its length going evenly from one to the other. A way that begins in the middle of
+    another has a mix for `before`.
+    """
+
+    before: Union[str, "Mix"]
+    after: str
+    weight: float
+    path: BlendPath = "linear"
+
+
+Prompting = str | Mix
+
+
+def goal_of(prompting: Prompting) -> str:
+    """The prompt itself, or the one that a mix is on its way to."""
+    return prompting if isinstance(prompting, str) else prompting.after
+
+
+def prompting_from_json(data: Any) -> Prompting:
+    """A prompt or mix that was read from JSON. Raises ValueError for what is neither."""
+    if isinstance(data, str):
+        return data
+    before, after, weight, path = data
+    return Mix(prompting_from_json(before), after, weight, path)
 
 
 @dataclass(frozen=True)
@@ -83,8 +116,11 @@ class EnginePort(Protocol):
     def check(self, prompt: str) -> None:
         """Raise PromptRejected, with a sentence that says why, if the model cannot take this prompt. Quick."""
 
-    def steer(self, prompt: str, transition: Transition) -> None:
-        """Use this prompt from the next generated chunk on. Raises PromptRejected as `check` does."""
+    def steer(self, prompt: Prompting, transition: Transition) -> None:
+        """Use this prompt, or mix of prompts, from the next generated chunk on. Raises PromptRejected as `check` does.
+
+        A cut or a reset goes to a prompt; of a mix it takes the one that the mix is on its way to.
+        """
 
     def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
         """One chunk: recache if steered, denoise, clean pass. Asks `interrupted()` before each forward; when that is

@@ -13,7 +13,7 @@ from everscene_bridge.ledger import Outcome
 from everscene_bridge.scene import Scene, parse_scene
 from everscene_bridge.timeline import DueFrame, Timeline, TimelineSettings, Work
 from everscene_engine.errors import PromptRejected
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, goal_of
 
 MS = 1_000_000
 SCENE = """
@@ -186,18 +186,18 @@ class Simulation:
         recache = 0.0
         if work.steer is not None:
             try:
-                self.check(work.steer[0])
+                self.check(goal_of(work.steer[0]))
             except PromptRejected as why:
                 self._engine_busy = False
                 assert self.timeline.refused(str(why))
                 return
-            self._prompt = work.steer[0]
+            self._prompt = goal_of(work.steer[0])
             recache = self.recache_ms if work.steer[1] == "recache" else 0.0
         steps = [recache] * (recache > 0) + [self.forward_ms] * self.forwards
         self._forward(work, steps, recache)
 
     def _forward(self, work: Work, steps: list[float], recache: float) -> None:
-        if self.timeline.must_drop():
+        if self.timeline.must_drop(self.now):
             self._engine_busy = False
             self.timeline.generated(None, self.now)
         elif steps:

@@ -1,13 +1,15 @@
 """Scene files: what events do to the prompt, and what is wrong with a file or a param."""
 
 import itertools
+import re
 
 import pytest
 
 from everscene_bridge.errors import InputRejected, SceneError
 from everscene_bridge.inputs import Action, Input
 from everscene_bridge.messages import ParamValue
-from everscene_bridge.scene import NumberParam, Scene, SceneState, load_scene, parse_scene
+from everscene_bridge.scene import Scene, SceneState, load_scene, parse_scene
+from everscene_bridge.scene_params import NumberParam
 
 SCENE = """
 name: harbour story
@@ -60,7 +62,8 @@ def test_params_have_defaults(scene: Scene) -> None:
 
 def test_choice_text_and_flag_params(scene: Scene) -> None:
     action = scene.action("banner", {"colour": "blue", "motto": "hello", "big": True}, None)
-    assert action == Action({"moment": "a blue banner hello of great size"}, None, 2.5, "text", "chunk")
+    assert action.sets == {"moment": "a blue banner hello of great size"}
+    assert (action.for_s, action.transition, action.when) == (2.5, "text", "chunk")
 
 
 def test_the_senders_when_wins(scene: Scene) -> None:
@@ -131,7 +134,7 @@ def test_what_is_wrong_with_a_file_is_named(old: str, new: str, words: str) -> N
     with pytest.raises(SceneError) as caught:
         parse_scene(SCENE.replace(old, new), "story.yaml")
     assert words in str(caught.value)
-    assert str(caught.value).startswith("story.yaml: ")
+    assert re.match(r"story\.yaml:\d+:\d+: ", str(caught.value))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "\t", "3"])

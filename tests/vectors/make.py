@@ -60,6 +60,10 @@ SCENE = {
             ],
         },
     ],
+    "slots": [
+        {"name": "weather", "default": "clear sky", "choices": ["clear sky", "rain"]},
+        {"name": "moment", "default": "", "choices": None},
+    ],
 }
 RING = {
     "path": "/dev/shm/everscene-4242-0a1b2c3d.ring",
@@ -124,6 +128,25 @@ def client_messages() -> dict[str, dict[str, Any]]:
             "client_ns": T0,
         },
         "prompt_long": {"type": "prompt", "id": 70000, "text": "snow over the mountains, " * 20},
+        "prompt_blend": {
+            "type": "prompt",
+            "id": 10,
+            "text": "a calm harbour at night",
+            "transition": "blend",
+            "seconds": 4.0,
+            "ease": "cosine",
+            "path": "slerp",
+        },
+        "slots": {
+            "type": "slots",
+            "id": 11,
+            "slots": {"weather": "rain", "moment": ""},
+            "transition": "blend",
+            "seconds": 2.5,
+            "when": "now",
+            "client_ns": T0,
+        },
+        "slots_short": {"type": "slots", "id": 12, "slots": {"weather": "rain"}},
         "seen": {"type": "seen", "frame": 5, "seen_ns": T0 + 180_000_000},
         "ping": {"type": "ping", "id": 1, "client_ns": T0},
         "stats_request": {"type": "stats_request", "id": 2},
