@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from everscene_bridge import bench
+from everscene_bridge import bench, bench_pipeline
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError, SettingsError
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
@@ -68,6 +68,31 @@ def latency(
         _print_reaction(found)
     without = result["without_interrupt_ms"]
     console.print(f"without interrupt   p50 {without['p50']:.0f}  p95 {without['p95']:.0f} ms")
+
+
+@bench_app.command()
+def pipeline(
+    model: Model = "pocket",
+    steps: Steps = None,
+    device: Device = None,
+    threads: Threads = None,
+    scene: SceneOption = DEFAULT_SCENE,
+    chunks: Annotated[int, typer.Option(min=2, max=200, help="How many are drawn.")] = 12,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("pipeline.png"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What was generated, decoded and published when, as a picture."""
+    try:
+        load = loader(EngineChoice(model, seed, steps, device, threads))
+        result = bench_pipeline.pipeline(load, load_scene(scene), chunks)
+        bench_pipeline.draw(result, out)
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    console.print(f"{out}: decode overlaps generation for {result['overlap']:.0%} of its time")
 
 
 def _print_reaction(found: dict[str, Any]) -> None:

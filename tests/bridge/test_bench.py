@@ -1,6 +1,12 @@
 """The latency bench, against an engine whose times are known."""
 
-from everscene_bridge import bench
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from everscene_bridge import bench, bench_pipeline
+from everscene_bridge.errors import SettingsError
 from everscene_bridge.pattern import PatternEngine, PatternTimes
 from everscene_bridge.scene import load_scene
 
@@ -20,3 +26,33 @@ def test_latency_is_measured_with_and_without_interrupt() -> None:
     assert result["bound_ms"] >= 1.25 * 65
     assert set(result["recache_depths"]) == {"all", "last"}
     assert result["recache_depths"]["all"]["bound_ms"] == result["bound_ms"]
+
+
+def test_the_pipeline_is_measured_and_drawn(tmp_path: Path) -> None:
+    result = bench_pipeline.pipeline(lambda: PatternEngine(width=64, height=36, times=TIMES), load_scene(), chunks=6)
+    found = {span["stage"] for span in result["spans"]}
+    assert {"recache", "denoise", "clean", "decode", "publish"} <= found
+    assert all(0 <= span["start_ms"] <= span["end_ms"] for span in result["spans"])
+    assert 0 <= result["overlap"] <= 1
+    bench_pipeline.draw(result, tmp_path / "pipeline.png")
+    with Image.open(tmp_path / "pipeline.png") as picture:
+        assert picture.width == bench_pipeline.WIDTH
+
+
+def test_overlap_is_the_part_of_decoding_during_which_something_is_generated() -> None:
+    spans = [
+        bench_pipeline.Span("denoise", 4, 100.0, 140.0),
+        bench_pipeline.Span("decode", 4, 130.0, 150.0),
+        bench_pipeline.Span("clean", 5, 145.0, 160.0),
+        bench_pipeline.Span("publish", -1, 200.0, 200.0),
+    ]
+    result = bench_pipeline._result(spans, PatternEngine().info)
+    assert result["overlap"] == pytest.approx(15 / 20)
+    assert result["generating"] == pytest.approx(0.55)
+
+
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    spans = [bench_pipeline.Span("denoise", 4, 0.0, 1.0), bench_pipeline.Span("publish", -1, 2.0, 2.0)]
+    result = bench_pipeline._result(spans, PatternEngine().info)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        bench_pipeline.draw(result, tmp_path / "nowhere" / "a.png")
