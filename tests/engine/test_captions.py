@@ -65,7 +65,7 @@ def test_subject_is_always_named_when_it_may_not_be_left_out() -> None:
     rng = random.Random(6)
     for _ in range(300):
         attributes = random_attributes(rng)
-        read = parse_attributes(prompt_for(attributes, rng, may_leave_out_subject=False))
+        read = parse_attributes(prompt_for(attributes, rng, subject="always"))
         assert (read["subject"], read["colour"]) == (attributes.subject, attributes.colour)
 
 

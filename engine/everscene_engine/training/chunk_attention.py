@@ -97,7 +97,18 @@ def _pairs(lengths: Tensor, window: int) -> Iterator[tuple[slice, list[slice]]]:
         past = [clean[0], *clean[max(1, chunk - window) : chunk]] if chunk else []
         for first in (0, total):
             own = slice(clean[chunk].start + first, clean[chunk].stop + first)
-            yield own, [*past, own]
+            yield own, _joined([*past, own])
+
+
+def _joined(pieces: list[slice]) -> list[slice]:
+    """The same tokens in fewer runs: neighbours as one."""
+    runs: list[slice] = []
+    for piece in pieces:
+        if runs and runs[-1].stop == piece.start:
+            runs[-1] = slice(runs[-1].start, piece.stop)
+        else:
+            runs.append(piece)
+    return runs
 
 
 def _heads(x: Tensor, pieces: list[slice]) -> Tensor:

@@ -21,6 +21,7 @@ from everscene_engine.autoencoder import load_autoencoder
 from everscene_engine.config import POCKET_STREAM, POCKET_TRANSFORMER, StreamConfig
 from everscene_engine.rope import rotation
 from everscene_engine.sampler import make_schedule
+from everscene_engine.training.block_by_block import BlockRunner, block_runner, forward, run_block
 from everscene_engine.training.chunk_attention import ChunkAttention
 from everscene_engine.training.clip_pool import ClipBatch, ClipPool
 from everscene_engine.training.histories import Histories, make_histories
@@ -155,8 +156,10 @@ def _visited(steps: int, shift: float) -> list[tuple[float, float]]:
     return list(zip(schedule.sigmas[:-1], schedule.timesteps, strict=True))
 
 
-def predict(model: WorldModel, step: Step, attention: SelfAttention, stream: StreamConfig) -> Tensor:
-    """The flow of the noisy half, [B, F, C, h, w]."""
+def predict(
+    model: WorldModel, step: Step, attention: SelfAttention, stream: StreamConfig, run: BlockRunner = run_block
+) -> Tensor:
+    """The flow of the noisy half, [B, F, C, h, w]. attention: the same for every layer."""
     frames = step.clean.shape[1]
     both = torch.cat([step.clean, step.noisy], dim=1)
     timesteps = torch.cat([torch.zeros_like(step.timestep), step.timestep], dim=1)
@@ -174,7 +177,7 @@ def predict(model: WorldModel, step: Step, attention: SelfAttention, stream: Str
     text = type(text)(
         tuple(k[rows] for k in text.keys), tuple(v[rows] for v in text.values), bias[rows]
     )  # one prompt for each latent frame, [B·2F, L, H, E]
-    flow: Tensor = model.transformer(both, timesteps, turn, attention, text)
+    flow = forward(model.transformer, run, both, timesteps, turn, lambda layer: attention, text)
     return flow[:, frames:]
 
 
@@ -220,8 +223,7 @@ class Trainer:
             faded=recipe.faded,
         )
         self.log = RunLog(options.out, self.budget)
-        on_gpu = self.device.type == "cuda"
-        self._predict = torch.compile(predict) if on_gpu else predict
+        self._run = block_runner(self.device)
 
     def run(self) -> None:
         """Train until the budget is spent; saves on the way and at the end."""
@@ -268,7 +270,7 @@ class Trainer:
         step = prepare(batch, histories, recipe, self.stream, self.generator)
         attention = ChunkAttention(step.lengths, self.stream.frame_tokens, self.stream.window_chunks)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            flow = self._predict(self.model, step, attention, self.stream)
+            flow = predict(self.model, step, attention, self.stream, self._run)
         loss = flow_loss(flow, step)
         loss.backward()  # type: ignore[no-untyped-call]
         clip_gradients(self.model.parameters(), 1.0)

@@ -52,15 +52,15 @@ class Optimizer:
     """Muon for the matrices of the blocks, AdamW for all else, as one.
 
     Muon (Jordan et al., 2024) steps along the orthogonalised momentum of a matrix; scaled to the size of an AdamW
-    step, so that one learning rate serves both.
+    step, so that one learning rate serves both. muon False: AdamW for everything, which is steadier where gradients
+    are mostly noise.
     """
 
-    def __init__(self, model: WorldModel, learning_rate: float, weight_decay: float) -> None:
-        matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and p.requires_grad]
+    def __init__(self, model: WorldModel, learning_rate: float, weight_decay: float, muon: bool = True) -> None:
+        matrices = [p for p in model.transformer.blocks.parameters() if muon and p.ndim == 2 and p.requires_grad]
         chosen = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(
                 [
                     {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
@@ -71,6 +71,10 @@ class Optimizer:
                 fused=others[0].is_cuda,
             ),
         ]
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
 
     def step(self, rate: float) -> None:
         """One step with this learning rate; the gradients are gone afterwards."""

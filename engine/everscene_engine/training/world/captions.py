@@ -7,6 +7,7 @@ is filler. Words are lower case; punctuation only separates them.
 import random
 import re
 from dataclasses import replace
+from typing import Literal
 
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.names import Attributes
@@ -114,13 +115,15 @@ def _mostly_first(options: tuple[str, ...], generator: random.Random | None) -> 
 
 
 def prompt_for(
-    attributes: Attributes, generator: random.Random | None = None, may_leave_out_subject: bool = True
+    attributes: Attributes,
+    generator: random.Random | None = None,
+    subject: Literal["always", "mostly", "never"] = "mostly",
 ) -> str:
     """A prompt for these attributes; canonical if generator is None, else varied.
 
-    Varied prompts leave out clear weather in 15 % of cases (clear is the default), and the subject in 15 % (it then
-    means "the same as before") unless may_leave_out_subject is False. The moment's words are chosen last, so that the
-    same generator state with and without a moment gives the same sentence with and without it.
+    Varied prompts leave out clear weather in 15 % of cases (clear is the default), and with subject "mostly" the
+    subject in 15 % (it then means "the same as before"). Words that may be left out are chosen all the same and the
+    moment's words last, so that one generator state gives the same sentence with and without them.
     """
     template = _pick(_TEMPLATES, generator)
     phrases = _PHRASES["weather"][attributes.weather]
@@ -130,17 +133,19 @@ def prompt_for(
     if attributes.intensity != "normal":
         weather = f"{_mostly_first(_PHRASES['intensity'][attributes.intensity], generator)} {weather}"
     without_weather = generator is not None and generator.random() < 0.15 and attributes.weather == "clear"
-    without_subject = generator is not None and generator.random() < 0.15 and may_leave_out_subject
-    subject = _mostly_first(_PHRASES["subject"][attributes.subject], generator)
+    left_out = generator is not None and generator.random() < 0.15
+    without_subject = subject == "never" or (subject == "mostly" and left_out)
+    name = _mostly_first(_PHRASES["subject"][attributes.subject], generator)
     colour = _mostly_first(_PHRASES["colour"][attributes.colour], generator)
+    verb, drifts = _pick(_VERBS[attributes.subject], generator), _pick(_DRIFTS, generator)
     parts = {
         "setting": _mostly_first(_PHRASES["setting"][attributes.setting], generator),
         "time": _mostly_first(_PHRASES["time"][attributes.time], generator),
         "at": _pick(_AT[attributes.time], generator),
         "weather": "" if without_weather else weather,
-        "subject": "" if without_subject else f"{_article(colour)} {colour} {subject}",
-        "verb": "" if without_subject else _pick(_VERBS[attributes.subject], generator),
-        "drifts": "" if without_subject else _pick(_DRIFTS, generator),
+        "subject": "" if without_subject else f"{_article(colour)} {colour} {name}",
+        "verb": "" if without_subject else verb,
+        "drifts": "" if without_subject else drifts,
     }
     text = template.format(**parts)
     if generator is not None:

@@ -30,7 +30,7 @@ from everscene_engine.training.world.noise import uniform
 __all__ = [
     "FADE_FRAMES", "FRAMES_PER_SECOND", "INTENSITIES", "INTENSITY_LEVELS", "MOMENTS", "MOMENT_CHUNKS", "SETTINGS",
     "SUBJECTS", "SUBJECT_COLOURS", "TIMES", "WEATHERS", "Attributes", "Clip", "ClipAttributes", "Tracks", "World",
-    "make_clip", "sample_clips",
+    "change", "make_clip", "random_attributes", "sample_clips",
 ]  # fmt: skip
 
 FRAMES_PER_SECOND = 16
@@ -191,7 +191,8 @@ def make_clip(
     return _assemble([script], frames_per_chunk, device)
 
 
-def _random_attributes(rng: random.Random) -> Attributes:
+def random_attributes(rng: random.Random) -> Attributes:
+    """Any world, drawn evenly."""
     return Attributes(
         setting=rng.choice(SETTINGS),
         time=rng.choice(TIMES),
@@ -202,8 +203,8 @@ def _random_attributes(rng: random.Random) -> Attributes:
     )
 
 
-def _change(rng: random.Random, before: Attributes) -> Attributes:
-    """Another time or weather, less often another force of the weather, more rarely another setting."""
+def change(rng: random.Random, before: Attributes) -> Attributes:
+    """What a prompt changes: another time or weather, less often another force of the weather or another setting."""
     field = rng.choices(("time", "weather", "intensity", "setting"), (38, 38, 12, 12))[0]
     if field == "intensity" and before.weather == "clear":
         field = "weather"
@@ -215,10 +216,10 @@ def _change(rng: random.Random, before: Attributes) -> Attributes:
 
 
 def _sample(rng: random.Random, chunks: int) -> _Script:
-    first = _random_attributes(rng)
+    first = random_attributes(rng)
     gap = 0.0 if rng.random() < 0.3 else 0.5 * (600 / 0.5) ** rng.random()
     if gap:
-        later = _random_attributes(rng)
+        later = random_attributes(rng)
         kept = first.setting if rng.random() < 0.7 else later.setting
         second = replace(later, setting=kept, subject=first.subject, colour=first.colour)
     else:
@@ -232,9 +233,9 @@ def _sample(rng: random.Random, chunks: int) -> _Script:
     attributes, current = [first], second
     for chunk in range(1, chunks):
         if chunk in changes:
-            current = _change(rng, current)
+            current = change(rng, current)
         if chunk in cuts and rng.random() < 0.6:
-            fresh = _random_attributes(rng)
+            fresh = random_attributes(rng)
             current = replace(fresh, subject=current.subject, colour=current.colour)
         attributes.append(current)
     if rng.random() < 0.35:
@@ -255,7 +256,7 @@ def _prompts(attributes: Sequence[Attributes], cuts: frozenset[int], rng: random
         if rng is not None and (chunk == 0 or plain != replace(attributes[chunk - 1], moment=None) or chunk in cuts):
             wording = rng.getrandbits(62)
         same = None if rng is None else random.Random(wording)
-        text = prompt_for(now, same, may_leave_out_subject=chunk > 0)
+        text = prompt_for(now, same, subject="mostly" if chunk else "always")
         prompts.append(CUT_PREFIX + text if chunk in cuts else text)
     return prompts
 

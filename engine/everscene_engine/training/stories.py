@@ -1,0 +1,52 @@
+"""What is asked of a stream that trains on its own pictures: prompts as a player would change them, without end."""
+
+import random
+from dataclasses import replace
+
+from everscene_engine.config import CUT_PREFIX
+from everscene_engine.training.world.captions import prompt_for
+from everscene_engine.training.world.names import MOMENTS, Attributes
+from everscene_engine.training.world.scene import change, random_attributes
+
+
+class Story:
+    """One world's present prompt. It is the same for the same generator."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._attributes = random_attributes(rng)
+        self._wording = rng.getrandbits(62)
+        self._opening = ""
+
+    @property
+    def attributes(self) -> Attributes:
+        return self._attributes
+
+    @property
+    def prompt(self) -> str:
+        """In varied wording, which stays until something changes."""
+        return self._opening + prompt_for(self._attributes, random.Random(self._wording))
+
+    @property
+    def without(self) -> str:
+        """The same words but for the subject and the moment: what guidance leads away from."""
+        plain = replace(self._attributes, moment=None)
+        return self._opening + prompt_for(plain, random.Random(self._wording), subject="never")
+
+    def change(self) -> None:
+        """Something happens: a change that lasts, or half as often a moment; a moment that was on ends."""
+        self._opening = ""
+        if self._attributes.moment is not None:
+            self._attributes = replace(self._attributes, moment=None)
+        elif self._rng.random() < 1 / 3:
+            self._attributes = replace(self._attributes, moment=self._rng.choice(MOMENTS))
+        else:
+            self._attributes = change(self._rng, self._attributes)
+            self._wording = self._rng.getrandbits(62)
+
+    def cut(self) -> None:
+        """A new shot of other attributes with the same subject."""
+        before = self._attributes
+        self._attributes = replace(random_attributes(self._rng), subject=before.subject, colour=before.colour)
+        self._wording = self._rng.getrandbits(62)
+        self._opening = CUT_PREFIX
