@@ -14,26 +14,26 @@ from rich.logging import RichHandler
 
 from everscene_bridge import protocol
 from everscene_bridge.cli_bench import bench_app, recache_depth_of
+from everscene_bridge.cli_director import bench_director, scene_app
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import ClientError, EversceneError, SettingsError
 from everscene_bridge.feed import DEMO_FEED
-from everscene_bridge.inputs import Input
 from everscene_bridge.messages import ParamValue
 from everscene_bridge.protocol import TRANSITIONS, Transition, When
 from everscene_bridge.replay import replay as replay_run
-from everscene_bridge.scene import DEFAULT_SCENE, load_scene
+from everscene_bridge.scene import DEFAULT_SCENE
 from everscene_bridge.settings import TOKEN_VARIABLE, ServeSettings, token_from_environment
 from everscene_bridge.sidecar import SidecarOptions, run
 from everscene_bridge.timeline import TimelineSettings
 from everscene_engine.errors import EngineError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-scene_app = typer.Typer(no_args_is_help=True, help="Scene files.")
 app.add_typer(scene_app, name="scene")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
+bench_app.command("director")(bench_director)
 console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
@@ -299,20 +299,6 @@ def _world(endpoint: str, token: str | None, command: str) -> Iterator[Client]:
             yield world
     except EversceneError as problem:
         _give_up(problem)
-
-
-@scene_app.command("check")
-def check_scene(file: Annotated[Path, typer.Argument(help="Scene file.")] = DEFAULT_SCENE) -> None:
-    """Read a scene file and print the prompt that each of its events makes."""
-    try:
-        scene = load_scene(file)
-    except EversceneError as problem:
-        _give_up(problem)
-    width = max(len(name) for name in ("at the start", *scene.file.events))
-    console.print(f"{'at the start':{width}}  {scene.compose(scene.initial)}", markup=False, soft_wrap=True)
-    for name in scene.file.events:
-        state = scene.initial.after(Input(1, scene.action(name, {}, None), 0))
-        console.print(f"{name:{width}}  {scene.compose(state)}", markup=False, soft_wrap=True)
 
 
 def _transition(text: str | None) -> Transition | None:

@@ -68,22 +68,23 @@ class Director:
         self.kept: list[Kept] = []  # oldest first
         self._taken_ns: dict[str, int] = {}  # event → when it was last let through
 
-    def check(self, action: Action, scenery: Scenery, now_ns: int) -> None:
-        """Raise InputRejected if the rules refuse this event now. One that coalesces with another is not refused."""
+    def admit(self, action: Action, scenery: Scenery, now_ns: int) -> bool:
+        """Whether an event may go on at once; False: it is to be kept back. Raises InputRejected if it is refused.
+
+        A cooldown does not refuse an event that becomes one with another that is kept back.
+        """
         rules = action.rules
         if rules.cooldown_s > 0 and self.twin(action) is None:
             since_ns = now_ns - self._taken_ns.get(action.event, now_ns - round(rules.cooldown_s * NS))
             if since_ns < rules.cooldown_s * NS:
                 reason = f"{action.event} was taken {since_ns / NS:.2g} s ago; its cooldown is {rules.cooldown_s:g} s"
                 raise InputRejected("cooldown", reason)
-        if rules.otherwise == "reject" and not rules.debounce_s:
-            rank = scenery.outranking(action)
-            if rank is not None:
-                raise outranked(action, rank)
-
-    def keeps(self, action: Action, scenery: Scenery) -> bool:
-        """Whether an event that was not refused is kept back."""
-        return action.rules.debounce_s > 0 or scenery.outranking(action) is not None
+        if rules.debounce_s:
+            return False
+        rank = scenery.outranking(action)
+        if rank is not None and rules.otherwise == "reject":
+            raise outranked(action, rank)
+        return rank is None
 
     def keep(self, new: Input, now_ns: int) -> None:
         """Keep an input back."""

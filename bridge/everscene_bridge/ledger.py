@@ -64,8 +64,7 @@ class Ledger:
     ) -> Input:
         """Take an event or prompt. Raises InputRejected, and then nothing has changed."""
         self._make_room()
-        scenery = self._scenery()
-        self.director.check(action, scenery, received_ns)
+        may_go_on = self.director.admit(action, self._scenery(), received_ns)
         earlier = self._earlier(action)
         if earlier is not None and action.rules.coalesce in ("max", "sum"):
             action = self._combined(earlier.action, action)
@@ -81,10 +80,10 @@ class Ledger:
         if twin is not None:
             self.director.drop([twin])
             self._supersede(twin, new)
-        if action.prompt is None and self.director.keeps(action, scenery):
-            self.director.keep(new, received_ns)
-        else:
+        if may_go_on:
             self._let_through(new, head, received_ns)
+        else:
+            self.director.keep(new, received_ns)
         return new
 
     def release(self, now_ns: int) -> bool:
