@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from everscene_bridge.clock import Clock
-from everscene_bridge.errors import CommandFailed
+from everscene_bridge.errors import CommandFailed, SceneError
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.pacing import Recent
 from everscene_bridge.protocol import NS
@@ -118,6 +118,13 @@ class LiveStream:
 
     def _check(self, prompt: str) -> None:
         self._engine.check(prompt)
+
+    def check_scene(self, scene: Scene) -> None:
+        """Raise SceneError when the engine cannot take the scene's first prompt."""
+        try:
+            self._engine.check(scene.compose(scene.initial))
+        except PromptRejected as why:
+            raise SceneError(f"the engine cannot take the scene's first prompt: {why}") from None
 
     # Generating
 

@@ -67,7 +67,6 @@ class Server:
         self.epoch = secrets.randbelow(protocol.MAX_ID) + 1
         self.viewer_url: str | None = None  # set by whoever starts a viewer
         self._info = engine.info
-        self._scene = scene
         self._clock = clock or SystemClock()
         self._start_ns = self._clock.now_ns()
         self._closing = False
@@ -138,6 +137,24 @@ class Server:
         self.control.stop()
         self.stream.stop()
         self._context.term()
+
+    def change_scene(self, scene: Scene) -> None:
+        """Go by another scene from the next chunk on; what events put into slots stays where it has these slots.
+
+        Raises SceneError when the engine cannot take its first prompt, and then nothing has changed.
+        """
+        self.stream.check_scene(scene)
+        with self.stream.changed:
+            self.stream.timeline.ledger.change_scene(scene)
+            now_ns = self._clock.now_ns()
+            self.publisher.announce(Notice(kind="scene", epoch=self.epoch, at_ns=now_ns, scene=scene.describe()))
+            self.stream.changed.notify_all()
+
+    def tell_scene_problem(self, reason: str) -> None:
+        """Let the clients know why a scene file that was written anew is not taken."""
+        with self.stream.changed:
+            notice = Notice(kind="scene_problem", epoch=self.epoch, at_ns=self._clock.now_ns(), reason=reason)
+            self.publisher.announce(notice)
 
     # Binding
 
@@ -222,7 +239,7 @@ class Server:
                 ring=self.ring.place if self.ring is not None else None,
                 frames_endpoint=self.frames_endpoint,
                 viewer=self.viewer_url,
-                scene=self._scene.describe(),
+                scene=timeline.ledger.scene.describe(),
                 prompt=timeline.prompt,
                 frame=timeline.latest,
                 state=self._state(),

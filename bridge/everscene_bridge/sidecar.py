@@ -23,6 +23,7 @@ from everscene_bridge.feed import load_feed, play
 from everscene_bridge.messages import Notice
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
+from everscene_bridge.scene_watch import SceneWatch
 from everscene_bridge.server import VERSION, Server
 from everscene_bridge.settings import ServeSettings
 from everscene_engine.port import EngineInfo
@@ -61,6 +62,9 @@ def run(options: SidecarOptions, console: Console) -> None:
             handle = viewer.start(endpoint, options.serve.host, options.viewer_port, options.serve.token)
             stack.callback(handle.stop)
             server.viewer_url = handle.url
+        watch = SceneWatch(options.scene, server.change_scene, server.tell_scene_problem)
+        watch.start()
+        stack.callback(watch.stop)
         _print_addresses(console, server)
         if feed is not None:
             player = _FeedPlayer(endpoint, options.serve.token)
