@@ -11,7 +11,7 @@ from everscene_bridge.messages import ParamValue
 from everscene_bridge.protocol import When
 from everscene_bridge.scene_params import Param, Words
 from everscene_bridge.ways import BLEND_SECONDS, LONGEST_BLEND_S, RECACHE, Blend, Ease, Way
-from everscene_bridge.yaml_file import Checked, Seconds, YamlText, seconds
+from everscene_bridge.yaml_file import Checked, Seconds, YamlText, read_seconds
 from everscene_engine.port import BlendPath
 
 PLACEHOLDER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -55,7 +55,7 @@ class SlotSpec(Checked):
 class BlendSpec(Checked):
     """How a blend goes."""
 
-    seconds: Annotated[float, BeforeValidator(seconds), Field(gt=0, le=LONGEST_BLEND_S)] = BLEND_SECONDS
+    seconds: Annotated[float, BeforeValidator(read_seconds), Field(gt=0, le=LONGEST_BLEND_S)] = BLEND_SECONDS
     ease: Ease = "cosine"
     path: BlendPath = "linear"
 
@@ -97,7 +97,7 @@ class SceneEvent(Checked):
     params: dict[Identifier, Annotated[Param, Field(discriminator="type")]] = Field(default_factory=dict)
     transition: WaySpec | None = None
     when: When = "now"
-    for_s: Annotated[float | None, BeforeValidator(seconds), Field(alias="for", gt=0, le=3600)] = None
+    for_s: Annotated[float | None, BeforeValidator(read_seconds), Field(alias="for", gt=0, le=3600)] = None
     decay: BackSpec | None = None
     priority: Annotated[int, Field(ge=0, le=100)] = 0
     cooldown: Seconds = 0.0

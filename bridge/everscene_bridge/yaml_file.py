@@ -23,7 +23,7 @@ class Checked(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def seconds(value: Any) -> Any:
+def read_seconds(value: Any) -> Any:
     """`2`, `2.5`, `2s`, `2.5 s` and `1:02.5` (minutes, hours before them) are all seconds; anything else stays as it
     is, to be refused."""
     if not isinstance(value, str):
@@ -35,8 +35,8 @@ def seconds(value: Any) -> Any:
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(rest)
 
 
-Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0, le=86_400)]
-PositiveSeconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, le=86_400)]
+Seconds = Annotated[float, BeforeValidator(read_seconds), Field(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0, le=86_400)]
 
 
 @dataclass(frozen=True)
