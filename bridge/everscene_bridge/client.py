@@ -20,7 +20,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +65,7 @@ from everscene_bridge.messages import (
     SceneDescription,
     Seen,
     ServerMessage,
+    Slots,
     Stamps,
     Stats,
     StatsRequest,
@@ -74,6 +75,7 @@ from everscene_bridge.messages import (
 from everscene_bridge.protocol import NS, Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.settings import is_loopback, token_from_environment
+from everscene_bridge.ways import Ease
 
 log = logging.getLogger(__name__)
 
@@ -206,18 +208,51 @@ class Client(Listener):
         values = {"id": message_id, "name": name, "params": params or None, "when": when, "client_ns": time.time_ns()}
         return self._submit(receipt, lambda: Event.model_validate(values))
 
-    def prompt(self, text: str, transition: Transition | None = None, when: When | None = None) -> Receipt:
-        """Send a whole prompt in place of the scene's. Raises as `event` does."""
+    def prompt(
+        self,
+        text: str,
+        transition: Transition | None = None,
+        when: When | None = None,
+        *,
+        seconds: float | None = None,
+        ease: Ease | None = None,
+    ) -> Receipt:
+        """Send a whole prompt in place of the scene's. seconds, ease: of a blend. Raises as `event` does."""
         message_id = next(self._ids)
         receipt = Receipt(message_id, "the prompt")
         values = {
             "id": message_id,
             "text": text,
             "transition": transition,
+            "seconds": seconds,
+            "ease": ease,
             "when": when,
             "client_ns": time.time_ns(),
         }
         return self._submit(receipt, lambda: Prompt.model_validate(values))
+
+    def slots(
+        self,
+        words: Mapping[str, str],
+        transition: Transition | None = None,
+        when: When | None = None,
+        *,
+        seconds: float | None = None,
+        ease: Ease | None = None,
+    ) -> Receipt:
+        """Put words into slots of the scene. seconds, ease: of a blend. Raises as `event` does."""
+        message_id = next(self._ids)
+        receipt = Receipt(message_id, f"the slots {', '.join(words)}")
+        values = {
+            "id": message_id,
+            "slots": dict(words),
+            "transition": transition,
+            "seconds": seconds,
+            "ease": ease,
+            "when": when,
+            "client_ns": time.time_ns(),
+        }
+        return self._submit(receipt, lambda: Slots.model_validate(values))
 
     def _submit(self, receipt: Receipt, make: Callable[[], Message]) -> Receipt:
         try:
