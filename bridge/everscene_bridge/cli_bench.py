@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 
 from everscene_bridge import bench, bench_pipeline
+from everscene_bridge.cli_engine import engine
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError, SettingsError
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
 from everscene_engine.errors import EngineError
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measurements.")
+bench_app.command()(engine)
 console = Console(highlight=False)
 
 Model = Annotated[str, typer.Option(help="A model of `everscene models list`, or pattern: a test pattern.")]

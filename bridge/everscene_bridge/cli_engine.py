@@ -1,0 +1,67 @@
+"""`everscene bench engine`: the model alone, at its real size, with random weights. No server, no weights.
+
+Where this package is not installed, `python -m everscene_engine.bench_engine` takes the same options and prints JSON.
+"""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from everscene_engine.errors import EngineError
+
+console = Console(highlight=False)
+
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 832x480; the model's own by default.")]
+Precision = Annotated[str, typer.Option(help="Of the linears: bf16 or fp8.")]
+Attention = Annotated[str, typer.Option(help="Self-attention: bf16.")]
+Path = Annotated[str, typer.Option(help="fast, plain: the definition, or auto: fast on a GPU.")]
+Decoder = Annotated[str, typer.Option(help="none, tiny, tiny-wide, wan, lightvae or lightvae2.")]
+Together = Annotated[int, typer.Option(min=1, help="Latent frames that a Wan VAE decodes at once.")]
+Chunks = Annotated[int, typer.Option(min=1, help="Chunks measured, once the window is full.")]
+
+
+def engine(
+    model: Annotated[str, typer.Option(help="A model of `everscene models list`.")] = "longlive2-5b",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="As always here: said for the record.")
+    ] = True,
+    size: Size = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=50, help="Denoising steps.")] = None,
+    precision: Precision = "bf16",
+    attention: Attention = "bf16",
+    path: Path = "auto",
+    decoder: Decoder = "none",
+    together: Together = 1,
+    chunks: Chunks = 10,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
+    graphs: Annotated[bool, typer.Option(help="CUDA graphs on the fast path.")] = True,
+    profile: Annotated[bool, typer.Option(help="Say where a chunk's time goes, on a GPU.")] = True,
+    ceilings: Annotated[bool, typer.Option(help="Measure the floor: products and attention alone.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Compare a chunk with that of the plain path.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, as parts are done.")] = False,
+) -> None:
+    """How fast a model runs here, stage by stage."""
+    from everscene_engine.bench_engine import BenchOptions, run
+
+    try:
+        options = BenchOptions(
+            model, size, steps, precision, attention, path, decoder, together, chunks, device,
+            graphs=graphs, profile=profile, ceilings=ceilings, check=check,
+        )  # fmt: skip
+        for result in run(options):
+            if as_json:
+                typer.echo(json.dumps(result))
+            else:
+                _print(result)
+    except EngineError as problem:
+        Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from problem
+
+
+def _print(result: dict[str, Any]) -> None:
+    console.print(f"[bold]{result['part']}[/]")
+    for name, value in result.items():
+        if name != "part" and value is not None:
+            console.print(f"  {name:22} {value}", markup=False, soft_wrap=True)

@@ -1,0 +1,91 @@
+"""The floor of a chunk: its matrix products and its attention alone, each at the best rate that this device gives.
+
+Measured in the same run as the chunk, on random numbers (zeros are quicker), at the model's own shapes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from everscene_engine.attention import attend
+from everscene_engine.config import StreamConfig, TransformerConfig
+from everscene_engine.stopwatch import Stopwatch
+from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One product or attention of a forward. count: how often a forward has it. flop: of one. ms: by format."""
+
+    name: str
+    count: int
+    flop: float
+    ms: dict[str, float]
+
+    def plain(self) -> dict[str, object]:
+        """For JSON: milliseconds and TFLOP/s by format."""
+        rates = {kind: round(self.flop / ms / 1e9, 1) for kind, ms in self.ms.items()}
+        rounded = {kind: round(ms, 4) for kind, ms in self.ms.items()}
+        return {"name": self.name, "count": self.count, "ms": rounded, "tflops": rates}
+
+
+def ceilings(
+    model: TransformerConfig, stream: StreamConfig, text_rows: int, device: torch.device, dtype: torch.dtype
+) -> list[Ceiling]:
+    """What a forward in the steady state consists of, measured."""
+    tokens = stream.chunk_frames * stream.frame_tokens
+    keys = tokens * (stream.window_chunks + 2)
+    layers, dim, inner = model.layers, model.dim, model.ffn_dim
+    products = [
+        ("qkv", layers, dim, 3 * dim),
+        ("out, cross q, cross out", 3 * layers, dim, dim),
+        ("ffn up", layers, dim, inner),
+        ("ffn down", layers, inner, dim),
+    ]
+    watch = Stopwatch(device)
+    found = [
+        Ceiling(name, count, 2.0 * tokens * wide * out, _products(watch, tokens, wide, out, device, dtype))
+        for name, count, wide, out in products
+    ]
+    for name, length in (("self-attention", keys), ("cross-attention", text_rows)):
+        ms = _attention(watch, tokens, length, model, device, dtype)
+        found.append(Ceiling(name, layers, 4.0 * tokens * length * dim, ms))
+    return found
+
+
+def floor_ms(found: list[Ceiling], products: str, attention: str) -> float:
+    """Milliseconds of a forward if nothing else took time; a format that was not measured falls back to `plain`."""
+    total = 0.0
+    for ceiling in found:
+        kind = attention if "attention" in ceiling.name else products
+        total += ceiling.count * ceiling.ms.get(kind, ceiling.ms["plain"])
+    return total
+
+
+def _products(
+    watch: Stopwatch, rows: int, inner: int, outer: int, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    x = torch.randn(rows, inner, device=device, dtype=dtype)
+    weight = torch.randn(outer, inner, device=device, dtype=dtype)
+    bias = torch.randn(outer, device=device, dtype=dtype)
+    ms = {"plain": watch.each(lambda: F.linear(x, weight, bias))}
+    if has_fp8_units(device, inner, outer):
+        ms["fp8"] = watch.each(_fp8_product(quantize_rows(x), quantize_rows(weight), bias))
+    return ms
+
+
+def _fp8_product(rows: FP8Rows, weight: FP8Rows, bias: torch.Tensor) -> Callable[[], object]:
+    columns, across = weight.values.t(), weight.scales.t()
+    return lambda: torch._scaled_mm(
+        rows.values, columns, rows.scales, across, bias, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
+def _attention(
+    watch: Stopwatch, tokens: int, keys: int, model: TransformerConfig, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    q = torch.randn(1, tokens, model.heads, model.head_dim, device=device, dtype=dtype)
+    k, v = torch.randn(2, 1, keys, model.heads, model.head_dim, device=device, dtype=dtype).unbind(0)
+    return {"plain": watch.each(lambda: attend(q, k, v), repeat=5, warm=2)}

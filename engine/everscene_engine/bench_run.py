@@ -1,0 +1,225 @@
+"""A model with random weights, run chunk by chunk as the live engine runs it, and its stages timed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from everscene_engine.decoder import StreamingDecoder, frames_to_rgba8
+from everscene_engine.fast_transformer import accelerated
+from everscene_engine.models.presets import Preset, preset
+from everscene_engine.pocket import best_dtype
+from everscene_engine.random_models import (
+    random_conditioning,
+    random_decoder,
+    random_latents,
+    random_transformer,
+    resized,
+)
+from everscene_engine.stopwatch import Mark, Stopwatch
+from everscene_engine.stream import LatentStream
+from everscene_engine.transformer import WanTransformer
+
+if TYPE_CHECKING:
+    from everscene_engine.bench_engine import BenchOptions
+
+_ERROR_CHUNKS = 2
+
+
+class World:
+    """A stream with its decoder, both on one device."""
+
+    def __init__(self, options: BenchOptions, chosen: Preset, transformer: WanTransformer) -> None:
+        self.options = options
+        self.preset = chosen
+        self.config = resized(chosen.stream, options.size)
+        self.device = options.place
+        self.dtype = transformer.patch_embedding.weight.dtype
+        self._transformer = transformer
+        self._watch = Stopwatch(self.device)
+        self.stream = LatentStream(transformer, self.config, options.seed, steps=options.steps)
+        text = random_conditioning(transformer)
+        self.text_rows = text.keys[0].shape[1]
+        self.stream.steer(text)
+        self.decoder: StreamingDecoder | None = random_decoder(
+            options.decoder, chosen, self.device, self.dtype, options.together
+        )
+        self.frames_a_chunk = self.config.chunk_frames * self.config.frames_per_latent
+        cuda = self.device.type == "cuda"
+        self._beside = torch.cuda.Stream(self.device, priority=-1) if cuda else None  # type: ignore[no-untyped-call]
+        self._host: list[Tensor] = []
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes and bytes."""
+        config, cache = self.config, self.stream._cache
+        held = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+        tokens = config.chunk_frames * config.frame_tokens
+        facts: dict[str, Any] = {
+            "pixels": f"{config.width}x{config.height}",
+            "dtype": str(self.dtype),
+            "tokens": tokens,
+            "keys": tokens * (config.window_chunks + 2),
+            "text_rows": self.text_rows,
+            "forwards_a_chunk": self.stream.schedule.steps + 1,
+            "cache_gb": round(held / 1e9, 3),
+        }
+        if self.device.type == "cuda":
+            facts["allocated_gb"] = round(torch.cuda.memory_allocated(self.device) / 1e9, 3)
+        return facts
+
+    def first_chunk(self) -> dict[str, Any]:
+        """The first chunk and its first frames, compilation included."""
+        start = time.perf_counter()
+        latents = self._latents()
+        self._watch.wait()
+        denoised = time.perf_counter() - start
+        if self.decoder is not None:
+            self._to_host(self.decoder.feed(latents[:, :1]))
+            self.decoder.reset()
+        self._watch.wait()
+        return {"first_chunk_s": round(denoised, 3), "first_frame_s": round(time.perf_counter() - start, 3)}
+
+    def fill_window(self) -> None:
+        """Until every slot is in use and every shape has been met."""
+        for _ in range(2 * (self.config.window_chunks + 2)):
+            self._latents()
+        if self.decoder is not None:
+            self.decoder.feed(random_latents(self.preset, self.config, self.stream_weight)[:, :1])
+        self._watch.wait()
+
+    @property
+    def stream_weight(self) -> Tensor:
+        return self._transformer.patch_embedding.weight
+
+    def one_chunk(self) -> None:
+        """A chunk and its frames, one after the other."""
+        latents = self._latents()
+        if self.decoder is not None:
+            self._to_host(self.decoder.feed(latents))
+
+    def timed_chunks(self, chunks: int, decode: bool) -> tuple[float, list[float]]:
+        """Seconds that `chunks` chunks took with all their frames on the host, and milliseconds of each chunk."""
+        self._watch.wait()
+        each: list[float] = []
+        start = last = time.perf_counter()
+        for _ in range(chunks):
+            latents = self._latents()
+            if decode:
+                self._decode_beside(latents)
+            now = time.perf_counter()
+            each.append(1000 * (now - last))
+            last = now
+        self._watch.wait()
+        return time.perf_counter() - start, each
+
+    def stages(self) -> dict[str, Any]:
+        """Medians over three chunks: each forward, the rest of a chunk, decoding, and colour with the copy to the host;
+        nothing overlaps here."""
+        marks: list[Mark] = []
+        hooks = [
+            self._transformer.register_forward_pre_hook(lambda *_: marks.append(self._watch.mark())),
+            self._transformer.register_forward_hook(lambda *_: marks.append(self._watch.mark())),
+        ]
+        forwards: list[list[float]] = []
+        chunk, decoding, colour = [], [], []
+        try:
+            for _ in range(3):
+                marks.clear()
+                self._watch.wait()
+                ends = [self._watch.mark()]
+                latents = self._latents()
+                ends.append(self._watch.mark())
+                if self.decoder is not None:
+                    frames = self.decoder.feed(latents)
+                    ends.append(self._watch.mark())
+                    self._to_host(frames)
+                    ends.append(self._watch.mark())
+                self._watch.wait()
+                forwards.append([self._watch.ms(*pair) for pair in zip(marks[::2], marks[1::2], strict=True)])
+                chunk.append(self._watch.ms(ends[0], ends[1]))
+                if self.decoder is not None:
+                    decoding.append(self._watch.ms(ends[1], ends[2]))
+                    colour.append(self._watch.ms(ends[2], ends[3]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        of_each = [median(column) for column in zip(*forwards, strict=True)]
+        result: dict[str, Any] = {
+            "forward_ms": round(median(of_each[:-1]), 2),
+            "clean_ms": round(of_each[-1], 2),
+            "rest_of_chunk_ms": round(median(chunk) - sum(of_each), 2),
+            "chunk_ms": round(median(chunk), 2),
+        }
+        if decoding:
+            result |= {"decode_ms": round(median(decoding), 2), "colour_and_copy_ms": round(median(colour), 2)}
+        return result
+
+    def memory(self) -> float | None:
+        """The most that was allocated since the process began, in 10⁹ bytes; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
+
+    def _latents(self) -> Tensor:
+        chunk = self.stream.generate()
+        assert chunk is not None
+        return chunk.latents
+
+    def _decode_beside(self, latents: Tensor) -> None:
+        """Decode on the other CUDA stream, after what is queued now; on a CPU, here and now."""
+        assert self.decoder is not None
+        if self._beside is None:
+            self._to_host(self.decoder.feed(latents))
+            return
+        self._beside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._beside):
+            latents.record_stream(self._beside)
+            self._to_host(self.decoder.feed(latents))
+
+    @torch.inference_mode()
+    def _to_host(self, frames: Tensor) -> None:
+        """RGBA8 into one of two host buffers, pinned where there is a GPU."""
+        pixels = frames_to_rgba8(frames)
+        if self.device.type == "cpu":
+            return
+        if not self._host or self._host[0].shape != pixels.shape:
+            self._host = [torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        self._host.reverse()
+        self._host[0].copy_(pixels, non_blocking=True)
+
+
+def make_world(options: BenchOptions) -> World:
+    """The model of the options, ready to run. Raises ConfigError."""
+    chosen = preset(options.model)
+    place = options.place
+    plain = random_transformer(chosen, place, best_dtype(place))
+    return World(options, chosen, _on_path(plain, options))
+
+
+def _on_path(plain: WanTransformer, options: BenchOptions) -> WanTransformer:
+    if options.path == "plain" or (options.path == "auto" and options.place.type != "cuda"):
+        return plain
+    return accelerated(plain, options.precision, options.graphs)
+
+
+def compare(options: BenchOptions) -> dict[str, Any]:
+    """‖fast − plain‖ / ‖plain‖ of the first chunks from the same noise, with the plain path's own in bf16 beside it."""
+    chosen = preset(options.model)
+    place = options.place
+    plain = random_transformer(chosen, place, best_dtype(place))
+    bare = replace(options, decoder="none")
+    reference = World(bare, chosen, plain)
+    wanted = [reference._latents().float() for _ in range(_ERROR_CHUNKS)]
+    del reference
+    other = World(bare, chosen, _on_path(plain, options))
+    found = [other._latents().float() for _ in range(_ERROR_CHUNKS)]
+    return {
+        "relative_error": [float((a - b).norm() / a.norm()) for a, b in zip(wanted, found, strict=True)],
+        "finite": all(bool(torch.isfinite(latents).all()) for latents in found),
+        "spread": [float(latents.std()) for latents in wanted],
+    }

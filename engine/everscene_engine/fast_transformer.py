@@ -1,0 +1,293 @@
+"""The same transformer, quicker: fused kernels between the matrix products, FP8 products, one CUDA graph a shape.
+
+`accelerated(plain)` takes a `WanTransformer` apart and gives one that is called in the same way and computes the same,
+within rounding (bf16) or within what FP8 rows cost. `transformer.py` stays the definition and says what each step is;
+here the steps of a layer are cut where the GPU reads and writes rows:
+
+    add_norm   x += gate · what came before; LayerNorm, modulation             fused_triton.add_norm
+    product    q, k and v at once
+    turn       RMS norms, RoPE; k and v go straight into the chunk's slot      fused_triton.queries_keys_values
+    attention  over the slots where they lie
+    product    then add_norm again, cross-attention, add_norm, and the feed-forward part with GELU
+
+With FP8, whatever makes the rows of a product quantises them in the same pass.
+
+A forward of a shape and a set of slots that was met before is captured as a CUDA graph and replayed from then on: the
+host then hands over one thing instead of five hundred. A graph reads fixed memory, so latents, timesteps, positions and
+the prompt's keys and values are copied into buffers of its own first. Prompts are padded to whole 64s of hidden rows,
+so that a new prompt seldom means a new graph.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everscene_engine.attention import SelfAttention
+from everscene_engine.conditioning import Conditioning
+from everscene_engine.config import TransformerConfig
+from everscene_engine.errors import ConfigError
+from everscene_engine.kv_cache import CachedAttention
+from everscene_engine.rope import Rotation
+from everscene_engine.transformer import Attention, Block, WanTransformer
+from everscene_kernels import attention_triton, fused_triton
+from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
+from everscene_kernels.fused import Affine, Modulation
+
+TEXT_ROWS = 64  # prompts are padded to a multiple of this
+Rows = Tensor | FP8Rows
+
+
+class Product:
+    """Rows [R, in] times a weight [out, in], plus bias: in bfloat16, or in FP8 where the rows come so."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, fp8: bool) -> None:
+        self.fp8 = fp8
+        self._weight: Rows = quantize_rows(weight) if fp8 else weight
+        self._bias = bias
+
+    def __call__(self, rows: Rows) -> Tensor:
+        if isinstance(self._weight, Tensor):
+            assert isinstance(rows, Tensor)
+            return F.linear(rows, self._weight, self._bias)
+        assert isinstance(rows, FP8Rows)
+        if not rows.values.is_cuda:
+            wide = rows.dequantize() @ self._weight.dequantize().t() + self._bias.float()
+            return wide.to(torch.bfloat16)
+        out: Tensor = torch._scaled_mm(
+            rows.values,
+            self._weight.values.t(),
+            rows.scales,
+            self._weight.scales.t(),
+            self._bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return out
+
+    def rows(self, x: Tensor, gelu: bool = False) -> Rows:
+        """x [R, in] as this product wants it, after GELU with `gelu`."""
+        if self.fp8:
+            return fused_triton.quantize_rows(x, gelu)
+        return F.gelu(x, approximate="tanh") if gelu else x
+
+
+class FastLayer:
+    """The products and weights of one block, taken from it."""
+
+    def __init__(self, block: Block, fp8: bool) -> None:
+        own, cross = block.self_attn, block.cross_attn
+        made = [own.q, own.k, own.v]
+        self.qkv = Product(torch.cat([part.weight for part in made]), torch.cat([part.bias for part in made]), fp8)
+        self.norms = torch.stack([own.norm_q.weight, own.norm_k.weight])  # [2, D]
+        self.out = Product(own.o.weight, own.o.bias, fp8)
+        self.before_cross = Affine(block.norm3.weight, block.norm3.bias)
+        self.cross_q = Product(cross.q.weight, cross.q.bias, fp8)
+        self.cross_norm = cross.norm_q.weight
+        self.cross_out = Product(cross.o.weight, cross.o.bias, fp8)
+        up, down = block.ffn[0], block.ffn[2]
+        assert isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
+        self.up, self.down = Product(up.weight, up.bias, fp8), Product(down.weight, down.bias, fp8)
+        for attention, names in ((own, "qkvo"), (cross, "qo")):
+            _drop(attention, names)
+        block.ffn = nn.Sequential()
+
+
+def _drop(attention: Attention, names: str) -> None:
+    for name in names:
+        delattr(attention, name)
+
+
+@dataclass
+class _Text:
+    """The conditioning that graphs read: keys and values of all layers [rows, H, E], bias [rows] float32."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    bias: Tensor
+    held: Conditioning | None = None
+
+    @classmethod
+    def like(cls, text: Conditioning) -> "_Text":
+        rows = -(-text.keys[0].shape[1] // TEXT_ROWS) * TEXT_ROWS
+        shape = (rows, *text.keys[0].shape[2:])
+        keys = [torch.zeros(shape, dtype=part.dtype, device=part.device) for part in text.keys]
+        values = [torch.zeros(shape, dtype=part.dtype, device=part.device) for part in text.values]
+        return cls(keys, values, torch.full((rows,), -torch.inf, device=text.keys[0].device))
+
+    def hold(self, text: Conditioning) -> None:
+        """Copy a prompt's keys and values in, unless they are there."""
+        if self.held is text:
+            return
+        rows = text.keys[0].shape[1]
+        torch._foreach_copy_([part[:rows] for part in self.keys], [part[0] for part in text.keys])
+        torch._foreach_copy_([part[:rows] for part in self.values], [part[0] for part in text.values])
+        self.bias.fill_(-torch.inf)
+        self.bias[:rows] = 0.0 if text.bias is None else text.bias.flatten()
+        self.held = text
+
+
+@dataclass
+class _Inputs:
+    """What else graphs read."""
+
+    latents: Tensor  # [1, F, C, h, w]
+    timesteps: Tensor  # [1, F]
+    cos: Tensor  # [R, E/2]
+    sin: Tensor
+
+    def hold(self, latents: Tensor, timesteps: Tensor, turn: Rotation) -> None:
+        """Copy a forward's inputs in."""
+        self.latents.copy_(latents)
+        self.timesteps.copy_(timesteps)
+        self.cos.copy_(turn.cos.view(self.cos.shape))
+        self.sin.copy_(turn.sin.view(self.sin.shape))
+
+
+class FastTransformer(WanTransformer):
+    """See the module's head. One clip at a time; made by `accelerated`."""
+
+    def __init__(self, plain: WanTransformer, fp8: bool, graphs: bool) -> None:
+        nn.Module.__init__(self)
+        self.config: TransformerConfig = plain.config
+        self.patch_embedding = plain.patch_embedding
+        self.text_embedding = plain.text_embedding
+        self.time_embedding, self.time_projection = plain.time_embedding, plain.time_projection
+        blocks = plain.layers()
+        self.modulation = torch.stack([block.modulation[0] for block in blocks])  # [layers, 6, D]
+        self.fast_layers = [FastLayer(block, fp8) for block in blocks]
+        self.blocks, self.head = plain.blocks, plain.head
+        self._fp8 = fp8
+        self._graphs_wanted = graphs and self.modulation.is_cuda
+        self._texts: dict[int, _Text] = {}
+        self._inputs: dict[torch.Size, _Inputs] = {}
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._met: set[Hashable] = set()
+        self._pool: object = None
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        turn: Rotation,
+        self_attention: SelfAttention,
+        text: Conditioning,
+        flow: bool = True,
+    ) -> Tensor:
+        """As WanTransformer.forward, for one clip and one prompt. Raises ConfigError for more."""
+        if latents.shape[0] != 1 or text.keys[0].shape[0] != 1:
+            raise ConfigError("the fast path makes one clip under one prompt; use the plain path for more")
+        held = self._hold_text(text)
+        inputs = self._hold_inputs(latents, timesteps, turn)
+        if not (self._graphs_wanted and isinstance(self_attention, CachedAttention)):
+            return self._run(inputs, self_attention, held, flow)
+        key = (latents.shape, held.bias.shape, self_attention.key, flow)
+        if key not in self._graphs:
+            if key not in self._met:
+                self._met.add(key)  # the first time also compiles and loads what the graph will hold
+                return self._run(inputs, self_attention, held, flow)
+            self._graphs[key] = self._captured(inputs, self_attention, held, flow)
+        graph, out = self._graphs[key]
+        graph.replay()
+        return out.clone() if flow else latents
+
+    def _captured(
+        self, inputs: _Inputs, self_attention: CachedAttention, text: _Text, flow: bool
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        torch.cuda.synchronize()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+            out = self._run(inputs, self_attention, text, flow)
+        return graph, out
+
+    def _hold_text(self, text: Conditioning) -> _Text:
+        rows = -(-text.keys[0].shape[1] // TEXT_ROWS) * TEXT_ROWS
+        if rows not in self._texts:
+            self._texts[rows] = _Text.like(text)
+        self._texts[rows].hold(text)
+        return self._texts[rows]
+
+    def _hold_inputs(self, latents: Tensor, timesteps: Tensor, turn: Rotation) -> _Inputs:
+        if latents.shape not in self._inputs:
+            self._inputs[latents.shape] = _Inputs(
+                torch.empty_like(latents), torch.empty_like(timesteps), torch.empty_like(turn.cos), turn.sin.clone()
+            )
+        inputs = self._inputs[latents.shape]
+        inputs.hold(latents, timesteps, turn)
+        return inputs
+
+    def _run(self, inputs: _Inputs, self_attention: SelfAttention, text: _Text, flow: bool) -> Tensor:
+        """The forward itself, on memory that stays where it is."""
+        eps, fp8 = self.config.eps, self._fp8
+        x = self._rows(inputs.latents)  # [R, D]
+        time = self._time(inputs.timesteps, x.dtype)  # [1, F, D]
+        projected = torch.unflatten(self.time_projection(time), -1, (6, -1))[0]  # [F, 6, D]
+        modulation = self.modulation[:, None] + projected  # [layers, F, 6, D]
+        y: Tensor | None = None
+        gate: Tensor | None = None
+        for index, layer in enumerate(self.fast_layers):
+            shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation[index].unbind(1)  # each [F, D]
+            h = fused_triton.add_norm(x, y, gate, Modulation(scale_a, shift_a), eps, fp8)
+            last = not flow and index == len(self.fast_layers) - 1
+            seen = self._attend(index, layer.qkv(h), layer.norms, inputs, self_attention, last)
+            if last:
+                return inputs.latents
+            y = layer.out(layer.out.rows(seen.flatten(1)))
+            h = fused_triton.add_norm(x, y, gate_a, layer.before_cross, eps, fp8)
+            q = fused_triton.rms(layer.cross_q(h), layer.cross_norm, eps).view_as(seen)
+            seen = attention_triton.attend(q, text.keys[index], text.values[index], text.bias)
+            y = layer.cross_out(layer.cross_out.rows(seen.flatten(1)))
+            h = fused_triton.add_norm(x, y, None, Modulation(scale_f, shift_f), eps, fp8)
+            y = layer.down(layer.down.rows(layer.up(h), gelu=True))
+            gate = gate_f
+        shift, scale = (self.head.modulation[0] + time[0][:, None]).unbind(1)  # each [F, D]
+        h = fused_triton.add_norm(x, y, gate, Modulation(scale, shift), eps, fp8=False)
+        return self._unpatch(self.head.head(h), inputs.latents.shape)
+
+    def _attend(
+        self, index: int, qkv: Tensor, norms: Tensor, inputs: _Inputs, self_attention: SelfAttention, last: bool
+    ) -> Tensor:
+        """Self-attention of rows [R, 3·D] → [R, H, E]; with `last`, keys and values are kept and nothing is read."""
+        heads, width = self.config.heads, self.config.head_dim
+        q = qkv.new_empty(qkv.shape[0], heads, width)
+        place = self_attention.place(index) if isinstance(self_attention, CachedAttention) else None
+        k, v = (torch.empty_like(q), torch.empty_like(q)) if place is None else (place[0][0], place[1][0])
+        fused_triton.queries_keys_values(qkv, norms, inputs.cos, inputs.sin, q, k, v, self.config.eps)
+        if place is None:
+            return self_attention(index, q[None], k[None], v[None])[0]
+        assert isinstance(self_attention, CachedAttention)
+        return q if last else self_attention.look(index, q[None])[0]
+
+    def _rows(self, latents: Tensor) -> Tensor:
+        """The patch embedding as one product: latents [1, F, C, h, w] → tokens [R, D]."""
+        patch = self.config.patch
+        cells = torch.unflatten(torch.unflatten(latents[0], -1, (-1, patch)), -3, (-1, patch))  # [F, C, h/p, p, w/p, p]
+        rows = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # [R, C·p·p]
+        return F.linear(rows, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+
+def accelerated(plain: WanTransformer, precision: str = "bf16", graphs: bool = True) -> FastTransformer:
+    """The fast transformer made from a plain one on a GPU in bfloat16, which is taken apart and must not be used again.
+
+    precision: bf16, or fp8 for the products of the blocks. Raises ConfigError where the kernels cannot run.
+    """
+    weight = plain.patch_embedding.weight
+    config = plain.config
+    if weight.dtype != torch.bfloat16:
+        raise ConfigError(f"the fast path computes in bfloat16, and these weights are {weight.dtype}")
+    if not (weight.is_cuda or fused_triton.INTERPRETED):
+        raise ConfigError("the fast path is for GPUs; use the plain path on a CPU")
+    if config.head_dim & (config.head_dim - 1) or config.dim % 16 or config.ffn_dim % 16:
+        raise ConfigError(
+            f"the fast path wants heads of a power of two, not {config.head_dim}, and widths of whole 16s"
+        )
+    if precision not in ("bf16", "fp8"):
+        raise ConfigError(f"precision is {precision!r}; on the fast path it is bf16 or fp8")
+    if precision == "fp8" and weight.is_cuda and not has_fp8_units(weight.device, config.dim, config.ffn_dim):
+        raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16")
+    with torch.inference_mode():
+        return FastTransformer(plain, precision == "fp8", graphs).eval().requires_grad_(False)

@@ -1,0 +1,105 @@
+"""The fast path against the plain one, in Triton's interpreter where there is no GPU."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from everscene_engine.config import TransformerConfig
+from everscene_engine.errors import ConfigError
+from everscene_engine.kv_cache import KVCache
+from everscene_engine.rope import rotation
+from everscene_engine.stream import LatentStream
+from everscene_engine.transformer import WanTransformer
+from tests.engine.small import STREAM, small_prompt, small_transformer
+
+pytest.importorskip("triton", reason="triton is not installed: pip install everscene[kernels] on Linux")
+
+import triton
+
+from everscene_engine.fast_transformer import accelerated
+
+DEVICE = torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
+CONFIG = TransformerConfig(dim=32, ffn_dim=64, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
+BF16 = 0.02  # relative, of a flow: a few roundings of bfloat16 fall the other way
+FP8 = 0.12  # relative: E4M3 rows have 0.026, and a forward is a dozen products
+
+
+def model() -> WanTransformer:
+    return small_transformer(CONFIG).to(DEVICE, torch.bfloat16)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+def flow_and_cache(transformer: WanTransformer, flow: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """Two forwards of one chunk after another, over a cache of three slots of two frames of 2 × 3 tokens."""
+    text = small_prompt(transformer)
+    cache = KVCache(2, 1, 3, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
+    generator = torch.Generator().manual_seed(3)
+    out = torch.zeros(0)
+    for chunk in range(2):
+        slot = cache.table.open(chunk, 2 * chunk, 2)
+        latents = torch.randn(1, 2, 4, 4, 6, generator=generator).to(DEVICE, torch.bfloat16)
+        seen = [resident for resident in cache.table.residents if resident is not slot]
+        times = torch.tensor([[999.0, 833.0]], device=DEVICE)
+        turn = rotation(torch.arange(2 * chunk, 2 * chunk + 2, device=DEVICE), 2, 3, CONFIG.head_dim)
+        out = transformer(latents, times, turn, cache.attention(slot, seen), text, flow=flow)
+    return out, [*cache.keys, *cache.values]
+
+
+@pytest.mark.parametrize(("precision", "room"), [("bf16", BF16), ("fp8", FP8)])
+@torch.no_grad()
+def test_a_forward_computes_what_the_plain_one_does(precision: str, room: float) -> None:
+    wanted, kept = flow_and_cache(model())
+    found, left = flow_and_cache(accelerated(model(), precision))
+    assert error(found, wanted) < room
+    assert all(error(a, b) < room for a, b in zip(left, kept, strict=True))
+
+
+@torch.no_grad()
+def test_a_clean_pass_leaves_what_the_plain_one_leaves() -> None:
+    _, kept = flow_and_cache(model(), flow=False)
+    latents, left = flow_and_cache(accelerated(model()), flow=False)
+    assert all(error(a, b) < BF16 for a, b in zip(left, kept, strict=True))
+    assert latents.shape == (1, 2, 4, 4, 6)
+
+
+def latents_after(transformer: WanTransformer, act: Callable[[LatentStream], None]) -> Tensor:
+    stream = LatentStream(transformer, replace(STREAM, window_chunks=2, shot_sink=True, shot_offset=2), seed=1)
+    stream.steer(small_prompt(transformer))
+    stream.generate()
+    stream.generate()
+    act(stream)
+    chunk = stream.generate()
+    assert chunk is not None
+    return chunk.latents
+
+
+ACTS: dict[str, Callable[[LatentStream], None]] = {
+    "a recache": lambda stream: stream.steer(small_prompt(stream.transformer, seed=1, words=9)),
+    "a cut": lambda stream: stream.steer(small_prompt(stream.transformer, seed=1), "cut"),
+    "a rollback into a chunk": lambda stream: stream.rollback(3),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_stream_goes_on_as_on_the_plain_path_after(act: str) -> None:
+    wanted = latents_after(model(), ACTS[act])
+    assert error(latents_after(accelerated(model()), ACTS[act]), wanted) < 2 * BF16
+
+
+def test_what_the_kernels_cannot_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float32"):
+        accelerated(small_transformer(CONFIG))
+    with pytest.raises(ConfigError, match="heads of a power of two, not 24"):
+        accelerated(small_transformer(replace(CONFIG, dim=48)).bfloat16())
+    with pytest.raises(ConfigError, match="precision is 'int8'"):
+        accelerated(model(), "int8")
+    two = torch.zeros(2, 2, 4, 4, 6).to(DEVICE, torch.bfloat16)
+    fast = accelerated(model())
+    with pytest.raises(ConfigError, match="one clip"):
+        fast(two, torch.zeros(2, 2), rotation(torch.arange(2), 2, 3, 16), None, small_prompt(fast))

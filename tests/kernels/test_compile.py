@@ -1,0 +1,51 @@
+"""The kernels of the fast path compile for the GPUs that run them, without one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everscene_kernels import fused
+
+pytest.importorskip("triton", reason="triton is not installed: pip install everscene[kernels] on Linux")
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from everscene_kernels import attention_triton, fused_triton
+
+rows = dict(x="*bf16", y="*bf16", gate="*bf16", scale="*bf16", shift="*bf16", scales="*fp32", eps="fp32")
+turned = {n: "*i32" for n in ("x", "weights", "q_out", "k_out", "v_out")} | dict(cos="*fp32", sin="*fp32", eps="fp32")
+attention = dict(bias="*fp32", out="*bf16", factor="fp32", out_factor="fp32")
+fp8, bf16 = {n: "*fp8e4nv" for n in "qkv"}, {n: "*bf16" for n in "qkv"}
+add = dict(BLOCK=4096, ADD=True, GATED=True, AFFINE=False)
+tile = dict(M=128, WIDTH=128, WHOLE=True)
+CASES = [
+    (fused_triton._add_norm_kernel, rows | dict(out="*u8"), dict(add, FP8=True)),
+    (fused_triton._add_norm_kernel, rows | dict(out="*bf16"), dict(add, GATED=False, AFFINE=True, FP8=False)),
+    (fused_triton._rows_kernel, rows | dict(out="*u8"), dict(BLOCK=16384, GELU=True)),
+    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=True)),
+    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=False)),
+    (attention_triton._attend_kernel, attention | fp8, dict(tile, N=128, BIAS=False, SHIFT=8)),
+    (attention_triton._attend_kernel, attention | bf16, dict(tile, N=64, BIAS=True, SHIFT=0)),
+]
+for kernel, pointers, constants in CASES:
+    types = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
+    made = compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), dict(num_warps=8))
+    assert made.asm["cubin"]
+    print(kernel.__name__, "wgmma" if "wgmma" in made.asm["ptx"] else "")
+"""
+
+
+def test_the_fast_paths_kernels_compile_for_hopper(tmp_path: Path) -> None:
+    kernels = Path(fused.__file__).parents[1]
+    environment = os.environ | {
+        "TRITON_INTERPRET": "0",
+        "PYTHONPATH": str(kernels),
+        "TRITON_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wgmma") == 2, "attention runs on the matrix units"
