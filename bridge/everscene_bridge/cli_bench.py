@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from everscene_bridge import bench, bench_pipeline
+from everscene_bridge import bench, bench_load, bench_pipeline
 from everscene_bridge.cli_engine import engine
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError, SettingsError
@@ -95,6 +95,34 @@ def pipeline(
         typer.echo(json.dumps(result))
         return
     console.print(f"{out}: decode overlaps generation for {result['overlap']:.0%} of its time")
+
+
+@bench_app.command()
+def load(
+    model: Model = "pocket",
+    steps: Steps = None,
+    device: Device = None,
+    threads: Threads = None,
+    scene: SceneOption = DEFAULT_SCENE,
+    rate: Annotated[float, typer.Option(min=1, help="Events a second, all clients together.")] = 1000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For how long.")] = 60.0,
+    clients: Annotated[int, typer.Option(min=1, help="How many send.")] = 8,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A hail of events: does each have its final receipt, does the stream go on, does the memory stay?"""
+    try:
+        make = loader(EngineChoice(model, seed, steps, device, threads))
+        result = bench_load.load(make, load_scene(scene), rate, seconds, clients)
+    except (EversceneError, EngineError) as problem:
+        _give_up(problem)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for name, value in result.items():
+            console.print(f"{name:16} {value}", markup=False)
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 def _print_reaction(found: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ class Estimates:
     recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
     generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # without recache
     decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
-    pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # of the slower of the two stages
+    pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # slower of the two stages, recache and all
 
     @property
     def reaction_ns(self) -> int:
@@ -424,9 +424,8 @@ class Timeline:
             for index, (latent_frame, pixels) in enumerate(zip(block.latent_frame_of, block.pixels, strict=True))
         )
         decode_ns = now_ns - record.decode_started_ns
-        recache_ns = round(record.chunk.seconds.get("recache", 0.0) * NS)
         self.estimates.decode.add(decode_ns)
-        self.estimates.pace.add(max(record.generation_ns - recache_ns, decode_ns))
+        self.estimates.pace.add(max(record.generation_ns, decode_ns))
         self.clock.set_pace(self.estimates.pace.median, self.info.frames_per_chunk)
 
     # Publishing

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from everscene_bridge import bench, bench_pipeline
+from everscene_bridge import bench, bench_load, bench_pipeline
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.pattern import PatternEngine, PatternTimes
 from everscene_bridge.scene import load_scene
@@ -56,3 +56,17 @@ def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     result = bench_pipeline._result(spans, PatternEngine().info)
     with pytest.raises(SettingsError, match="cannot be written"):
         bench_pipeline.draw(result, tmp_path / "nowhere" / "a.png")
+
+
+def test_a_hail_of_events_leaves_none_without_a_final_receipt() -> None:
+    result = bench_load.load(
+        lambda: PatternEngine(width=64, height=36, times=TIMES), load_scene(), rate=200, seconds=2, clients=3
+    )
+    assert result["sent"] == 400 == sum(result["final"].values())
+    assert result["without_final"] == 0 and result["wrong"] == 0 and result["restarts"] == 0
+
+
+@pytest.mark.parametrize("clients", [0, 64])
+def test_a_number_of_clients_that_cannot_be_is_refused(clients: int) -> None:
+    with pytest.raises(SettingsError, match=f"--clients is {clients}"):
+        bench_load.load(PatternEngine, load_scene(), 1, 1, clients)
