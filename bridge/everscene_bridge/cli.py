@@ -92,8 +92,10 @@ def serve(
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write down the run for `everscene replay`.")] = None,
     state_dir: StateDir = None,
-    restore: Annotated[str | None, typer.Option(help="Name of the snapshot to start from.")] = None,
-    autosave_s: Annotated[float, typer.Option(help="Seconds between snapshots for a failed engine; 0: none.")] = 10.0,
+    restore: Annotated[
+        str | None, typer.Option(help="Name of the snapshot to start from; last: the newest automatic one.")
+    ] = None,
+    autosave_s: Annotated[float, typer.Option(help="Seconds between automatic snapshots; 0: none.")] = 10.0,
     log_level: LogLevel = "warning",
 ) -> None:
     """Run the sidecar until Ctrl-C."""

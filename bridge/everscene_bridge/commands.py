@@ -5,6 +5,7 @@ what touches the disk on a thread of its own, so that neither the sockets nor th
 out when it is done.
 """
 
+import itertools
 import logging
 import secrets
 from collections.abc import Callable
@@ -55,10 +56,12 @@ class _Seed(Message):
 class Commands:
     """Does commands. `take` may be called by one thread."""
 
-    def __init__(self, stream: LiveStream, folder: Path) -> None:
-        """folder: where snapshots lie; made with the first."""
+    def __init__(self, stream: LiveStream, folder: Path, model: str) -> None:
+        """folder: where snapshots lie; made with the first. model: whose automatic ones `last` is one of."""
         self._stream = stream
         self._folder = folder
+        self._model = model
+        self._automatic = itertools.count()
         self._keeper = ThreadPoolExecutor(1, "everscene-keeper")
         self._all: dict[str, tuple[type[Message], Callable[[Any, Answer, int], None]]] = {
             "pause": (_NoArgs, self._pause),
@@ -72,6 +75,17 @@ class Commands:
     def close(self) -> None:
         """Finish what is being written."""
         self._keeper.shutdown(wait=True)
+
+    def keep_automatic(self, snapshot: Snapshot) -> None:
+        """Write an automatic snapshot soon, in place of an older one. The engine's thread."""
+        self._keeper.submit(self._write_automatic, snapshot, next(self._automatic))
+
+    def _write_automatic(self, snapshot: Snapshot, number: int) -> None:
+        path = snapshots.automatic_path(self._folder, self._model, number)
+        try:
+            snapshots.save(path, snapshot)
+        except OSError as problem:
+            log.warning("the automatic snapshot could not be written: %s", problem)
 
     def take(self, command: Command, answer: Answer) -> None:
         """Do it; `answer` is called once, now or later, by any thread."""
@@ -102,6 +116,10 @@ class Commands:
         answer(Reply(id=number, ok=True, result={}))
 
     def _snapshot(self, args: _Named, answer: Answer, number: int) -> None:
+        if args.name == snapshots.LAST:
+            reason = f"the name {args.name!r} stands for the newest automatic snapshot; choose another"
+            answer(_failed(number, CommandFailed("out_of_range", reason)))
+            return
         path = snapshots.path_of(self._folder, args.name)
 
         def write(snapshot: Snapshot) -> Result:
@@ -123,10 +141,8 @@ class Commands:
         return None
 
     def _restore(self, args: _NamedWithSeed, answer: Answer, number: int) -> None:
-        path = snapshots.path_of(self._folder, args.name)
-
         def read() -> Result | None:
-            snapshot = snapshots.load(path)
+            snapshot = snapshots.load(snapshots.find(self._folder, args.name, self._model))
 
             def put_back(engine: EnginePort) -> Result:
                 seed = self._stream.put_back(engine, snapshot, args.seed)

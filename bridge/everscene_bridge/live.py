@@ -65,10 +65,12 @@ class LiveStream:
         settings: TimelineSettings | None = None,
         autosave_s: float = 0.0,
         run_log: RunLog | None = None,
+        keep: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
         """`rebuild` makes a new engine after a failure. `tell` takes the outcomes of inputs; any thread calls it.
 
-        autosave_s: seconds from one automatic snapshot, kept in memory, to the next; 0: none are taken.
+        autosave_s: seconds from one automatic snapshot, kept in memory, to the next; 0: none are taken. keep: takes
+        each of them on the engine's thread, which it must not hold up.
         """
         self.changed = threading.Condition()
         self.clock = clock
@@ -79,6 +81,7 @@ class LiveStream:
         self._rebuild = rebuild
         self._tell = tell
         self.run_log = run_log
+        self._keep = keep
         self._settling = Recent(SETTLE_ESTIMATE)
         self._tasks: deque[Task] = deque()
         self._in_task = False
@@ -303,9 +306,12 @@ class LiveStream:
 
     def _autosave(self, engine: EnginePort) -> None:
         try:
-            self._autosaves.append(self.take_snapshot(engine))
+            snapshot = self.take_snapshot(engine)
         except (CommandFailed, ConfigError) as why:
             log.info("no automatic snapshot this time: %s", why)
+            return
+        self._autosaves.append(snapshot)
+        self._keep(snapshot)
 
     # Decoding
 

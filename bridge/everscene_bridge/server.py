@@ -20,7 +20,7 @@ from everscene_bridge import messages, protocol, ring_files, snapshots
 from everscene_bridge.clock import Clock, SystemClock
 from everscene_bridge.commands import Commands
 from everscene_bridge.control import Control
-from everscene_bridge.errors import PortTaken, RingError, SceneError, SettingsError
+from everscene_bridge.errors import PortTaken, RingError, SceneError, SettingsError, SnapshotUnreadable
 from everscene_bridge.frame_ring import RingWriter
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.live import LiveStream
@@ -30,6 +30,7 @@ from everscene_bridge.ring_layout import RingShape
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.settings import ServeSettings
+from everscene_bridge.snapshots import Snapshot
 from everscene_engine.errors import PromptRejected
 from everscene_engine.port import EnginePort
 
@@ -75,9 +76,7 @@ class Server:
             engine.check(scene.compose(scene.initial))
         except PromptRejected as why:
             raise SceneError(f"the engine cannot take the scene's first prompt: {why}") from None
-        first = None
-        if self.settings.restore is not None:
-            first = snapshots.load(snapshots.path_of(self.settings.state_folder, self.settings.restore))
+        first = self._first_snapshot()
         self._context = zmq.Context()
         zap = self._bind_zap()
         control = self._bind(zmq.ROUTER, self.settings.control_port, "--control-port")
@@ -86,11 +85,19 @@ class Server:
         self.frames_endpoint = _endpoint(frames)
         self.ring = self._make_ring()
         self.stream = LiveStream(
-            engine, rebuild, scene, self._clock, self._tell, self.settings.timeline, self.settings.autosave_s, run_log
+            engine,
+            rebuild,
+            scene,
+            self._clock,
+            self._tell,
+            self.settings.timeline,
+            self.settings.autosave_s,
+            run_log,
+            lambda snapshot: self._commands.keep_automatic(snapshot),
         )
         if first is not None:
             self.stream.put_back(engine, first, None)
-        self._commands = Commands(self.stream, self.settings.state_folder)
+        self._commands = Commands(self.stream, self.settings.state_folder, self._info.model)
         self.publisher = Publisher(self.stream, frames, self.ring, self.epoch)
         self.control = Control(
             self.stream,
@@ -155,6 +162,18 @@ class Server:
         with self.stream.changed:
             notice = Notice(kind="scene_problem", epoch=self.epoch, at_ns=self._clock.now_ns(), reason=reason)
             self.publisher.announce(notice)
+
+    def _first_snapshot(self) -> Snapshot | None:
+        """What to start from. Raises SnapshotUnreadable, but not because there is no automatic one yet."""
+        name, folder = self.settings.restore, self.settings.state_folder
+        if name is None:
+            return None
+        try:
+            path = snapshots.find(folder, name, self._info.model)
+        except SnapshotUnreadable as why:
+            log.warning("a new world begins: %s", why)
+            return None
+        return snapshots.load(path)
 
     # Binding
 

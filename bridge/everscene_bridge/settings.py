@@ -30,8 +30,8 @@ class ServeSettings:
     ring_dir: Path | None = None  # None: the first good one of docs/protocol.md §7
     ring_slots: int = 8
     state_dir: Path | None = None  # snapshots; None: this user's, see `state_folder`
-    restore: str | None = None  # name of the snapshot to start from
-    autosave_s: float = 10.0  # between automatic snapshots in memory, from which a failed engine goes on; 0: none
+    restore: str | None = None  # name of the snapshot to start from; `last`: the newest automatic one, if there is any
+    autosave_s: float = 10.0  # between automatic snapshots, from which a failed engine goes on; 0: none
     timeline: TimelineSettings = field(default_factory=TimelineSettings)
 
     @property
@@ -55,7 +55,8 @@ class ServeSettings:
             raise SettingsError(f"--state-dir is {self.state_dir}, which is no directory")
         if self.restore is not None:
             try:
-                snapshots.path_of(self.state_folder, self.restore)
+                if self.restore != snapshots.LAST:
+                    snapshots.path_of(self.state_folder, self.restore)
             except ValueError as rule:
                 raise SettingsError(f"--restore: {rule}") from None
         if not (self.autosave_s == 0 or 0.1 <= self.autosave_s <= 3600):

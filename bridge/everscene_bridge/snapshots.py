@@ -1,5 +1,7 @@
 """Snapshots on disk: one safetensors file for each name, with everything but the arrays in its metadata.
 
+Automatic snapshots lie in a folder beside them, a few files for each model that are used in turn; LAST is the newest.
+
 The file is whole or not there: it is written beside its place and then renamed. Its metadata is text: `format`,
 `model`, `engine` (the facts of the engine's state, JSON) and `world` (the moment and the scene's name, JSON).
 """
@@ -20,6 +22,9 @@ from everscene_engine.port import EngineState
 
 FORMAT: Final = "everscene-snapshot-1"
 SUFFIX: Final = ".safetensors"
+LAST: Final = "last"
+AUTOMATIC: Final = "automatic"
+AUTOMATIC_KEPT: Final = 2
 NAME: Final = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9 _-]{0,62}[A-Za-z0-9_-])?")
 
 
@@ -72,9 +77,29 @@ def load(path: Path) -> Snapshot:
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """Where a snapshot lies. Raises ValueError for a name that is none."""
+    """Where a snapshot of this name lies. Raises ValueError for a name that is none."""
+    if name == LAST:
+        raise ValueError(f"{LAST!r} is no name for a snapshot: it stands for the newest automatic one")
     if NAME.fullmatch(name) is None:
         raise ValueError(
             f"{name!r} is no name for a snapshot: 1 to 64 letters, digits, spaces, _ and -, no space at either end"
         )
     return folder / (name + SUFFIX)
+
+
+def automatic_path(folder: Path, model: str, number: int) -> Path:
+    """Where the automatic snapshot with this number (0 and up) lies."""
+    return folder / AUTOMATIC / f"{model}.{number % AUTOMATIC_KEPT}{SUFFIX}"
+
+
+def find(folder: Path, name: str, model: str) -> Path:
+    """Where to read a snapshot from: of this name, or for LAST the newest automatic one of this model.
+
+    Raises ValueError for a name that is none, SnapshotUnreadable if there is no automatic one.
+    """
+    if name != LAST:
+        return path_of(folder, name)
+    kept = [path for number in range(AUTOMATIC_KEPT) if (path := automatic_path(folder, model, number)).exists()]
+    if not kept:
+        raise SnapshotUnreadable(f"there is no automatic snapshot of {model} in {folder / AUTOMATIC}")
+    return max(kept, key=lambda path: path.stat().st_mtime_ns)
