@@ -86,7 +86,7 @@ class World:
 
     def fill_window(self) -> None:
         """Until every slot is in use and every shape has been met."""
-        for _ in range(2 * (self.config.window_chunks + 2)):
+        for _ in range(3 * (self.config.window_chunks + 2)):  # a graph is captured at the second meeting
             self._latents()
         if self.decoder is not None:
             self.decoder.feed(random_latents(self.preset, self.config, self.stream_weight)[:, :1])

@@ -6,6 +6,7 @@ network has; norms are near one and biases near zero.
 """
 
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from everscene_engine.transformer import WanTransformer
 
 DECODERS = ("none", "tiny", "tiny-wide", "wan", "lightvae", "lightvae2")
 PROMPT_TOKENS = 64
-_PADDED_TO = 512
+_PADDED_TO = 512  # as the Wan models were trained
+WAN_TEXT_DIM = 4096
 _DECODER_WIDTHS = {"wan": 1.0, "lightvae": 0.5, "lightvae2": 0.25}  # of the stages, as parts of the whole VAE's
 
 
@@ -71,7 +73,8 @@ def random_conditioning(model: WanTransformer, tokens: int = PROMPT_TOKENS, seed
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn(1, tokens, model.config.text_dim, generator=generator).to(weight.device, weight.dtype)
     lengths = torch.tensor([tokens], device=weight.device)
-    return model.condition(TextEmbedding(text, lengths, _PADDED_TO))
+    padded_to = _PADDED_TO if model.config.text_dim == WAN_TEXT_DIM else 0
+    return model.condition(TextEmbedding(text, lengths, padded_to))
 
 
 def random_decoder(
@@ -93,7 +96,9 @@ def random_decoder(
         fill_with_noise(network, device, dtype)
         assert isinstance(network, TinyDecoderNetwork)
         return TinyDecoder(network)
-    from everscene_engine.wan_vae import WanVAE  # its network is diffusers'
+    if find_spec("diffusers") is None:
+        raise ConfigError(f"the decoder {name!r} needs diffusers: pip install everscene[large]; or take tiny")
+    from everscene_engine.wan_vae import WanVAE
 
     vae = networks.vae(_vae_config(preset, _DECODER_WIDTHS[name]))
     fill_with_noise(vae, device, dtype)

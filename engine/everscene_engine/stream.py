@@ -162,7 +162,7 @@ class LatentStream:
         offset = shot * config.shot_offset
         slot = self._cache.table.open(self.next_chunk, self.next_frame, config.chunk_frames, offset)
         try:
-            latents = self._denoise(slot, interrupted)
+            latents = self._denoise(slot, lambda: self._wait() or interrupted())
         except Interrupted:
             self._cache.table.drop(slot)
             self._recache_due = True  # the oldest chunk of the window gave its slot away
@@ -302,6 +302,12 @@ class LatentStream:
         if first is not None:
             latents[:, :1] = first
         return latents
+
+    def _wait(self) -> bool:
+        """Until the GPU has done what it was given, for that cannot be taken back; always False."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return False
 
     def _clean_pass(
         self,
