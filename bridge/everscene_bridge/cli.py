@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from everscene_bridge import protocol
 from everscene_bridge.cli_bench import bench_app, recache_depth_of
 from everscene_bridge.cli_director import bench_director, scene_app
+from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
@@ -33,6 +34,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(scene_app, name="scene")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
+app.add_typer(feed_app, name="feed")
 bench_app.command("director")(bench_director)
 console = Console(highlight=False)
 

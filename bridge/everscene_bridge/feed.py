@@ -1,59 +1,121 @@
-"""Scripted feeds: events and prompts at their times, from a YAML file.
+"""Scripted feeds: events, prompts and slots at their times, from a YAML or JSONL file.
 
     name: demo
     every: 100                                             # seconds; the round begins anew. Left out: played once
     steps:
       - {at: 5, event: rain, params: {intensity: 0.3}}     # seconds after the round's start
-      - {at: 9, prompt: "a calm harbour at dawn"}
+      - {at: "1:02.5", prompt: "a calm harbour at dawn"}
 
-Times are those at which a step is sent, on the wall clock. A feed that falls behind sends what is due at once, in
-order.
+docs/director.md lists all that a step can be. In JSONL each line is a step; a first line without `at` holds the rest.
+Files of other tools are read by `feed_imports`.
 """
 
-import itertools
-import time
-from collections.abc import Callable
+import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from everscene_bridge.errors import ClientError, SceneError
-from everscene_bridge.messages import Name, Params, PromptText
+from everscene_bridge.errors import SceneError
+from everscene_bridge.messages import Name, Params, PromptText, SlotWords
+from everscene_bridge.protocol import Transition, When
+from everscene_bridge.ways import LONGEST_BLEND_S, Ease
+from everscene_bridge.yaml_file import Checked, PositiveSeconds, YamlText, parse, read_seconds, read_text
 
 DEMO_FEED: Final = Path(__file__).parent / "feeds" / "demo.yaml"
+_FRAME: Final = re.compile(r"f(\d+)")
 
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
+BlendSeconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0, le=LONGEST_BLEND_S)]
+Wait = Literal["accepted", "applied"]
 
 
-class Step(BaseModel):
-    """One event or one prompt at its time."""
+class Deed(Checked):
+    """What a step sends: an event, a prompt or slots."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    at: Seconds  # after the start of the round
     event: Name | None = None
-    params: Params = {}
+    params: Params = Field(default_factory=dict)
     prompt: PromptText | None = None
+    slots: Annotated[dict[Name, SlotWords], Field(max_length=32)] = Field(default_factory=dict)
+    transition: Transition | None = None
+    seconds: BlendSeconds | None = None  # of a blend
+    ease: Ease | None = None  # of a blend
+    when: When | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0  # among the choices of a `choose`
+
+    @property
+    def kinds(self) -> int:
+        """How many of the three it is; 1 is right."""
+        return (self.event is not None) + (self.prompt is not None) + bool(self.slots)
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        return self.event or self.prompt or ", ".join(f"{slot}={words!r}" for slot, words in self.slots.items())
 
     @model_validator(mode="after")
-    def _either_event_or_prompt(self) -> "Step":
-        if (self.event is None) == (self.prompt is None):
-            raise ValueError("a step has either an event or a prompt")
+    def _fits_together(self) -> "Deed":
         if self.params and self.event is None:
             raise ValueError("params belong to an event")
+        if self.transition is not None and self.event is not None:
+            raise ValueError("the scene says the transition of an event; a step gives it for prompts and slots alone")
+        if (self.seconds is not None or self.ease is not None) and self.transition != "blend":
+            raise ValueError("seconds and ease belong to the transition blend")
         return self
 
 
-class Feed(BaseModel):
+class Choice(Deed):
+    """One of the deeds of a `choose`."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Choice":
+        if self.kinds != 1:
+            raise ValueError("a choice is either an event, a prompt or slots")
+        return self
+
+
+class Step(Deed):
+    """A deed at its time, or a random one of several, or a jump; it may bear a label to jump to."""
+
+    at: Annotated[float, BeforeValidator(read_seconds), Field(ge=0, le=86_400)]  # after the start of the round
+    label: Name | None = None
+    choose: list[Choice] = Field(default_factory=list)
+    jump: Name | None = None  # to a label, whose time it then is
+    times: Annotated[int | None, Field(ge=1)] = None  # so often in a round; None: each time
+    wait: Wait | None = None  # the feed stands still until this receipt has come
+    timeout: PositiveSeconds = 30.0  # of the wait
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Step":
+        kinds = self.kinds + bool(self.choose) + (self.jump is not None)
+        if kinds > 1 or (kinds == 0 and self.label is None):
+            raise ValueError("a step has either an event or a prompt, or slots, choose, jump, or a label alone")
+        if self.times is not None and self.jump is None:
+            raise ValueError("times belongs to a jump")
+        if self.wait is not None and not (self.kinds or self.choose):
+            raise ValueError("wait belongs to a step that sends something")
+        return self
+
+
+class Feed(Checked):
     """A whole feed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     name: Name
-    every: Annotated[float | None, Field(gt=0, le=86_400)] = None  # seconds; None = played once
+    every: PositiveSeconds | None = None  # the round begins anew; None: played once
+    length: PositiveSeconds | None = None  # of a feed that is played once; None: it ends with its last step
+    seed: Annotated[int, Field(ge=0)] = 0  # of the choices
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None  # for times in frames
     steps: Annotated[list[Step], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _frames_to_seconds(cls, data: Any) -> Any:
+        """`at: f120` is frame 120 of the feed's own `fps`."""
+        if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
+            return data
+        fps = data.get("fps")
+        return {**data, "steps": [_in_seconds(step, fps) for step in data["steps"]]}
 
     @model_validator(mode="after")
     def _in_order(self) -> "Feed":
@@ -62,62 +124,73 @@ class Feed(BaseModel):
             raise ValueError(f"steps must be in the order of their times; they are at {times}")
         if self.every is not None and self.every <= times[-1]:
             raise ValueError(f"every ({self.every:g} s) must be later than the last step ({times[-1]:g} s)")
+        if self.length is not None and self.length < times[-1]:
+            raise ValueError(f"length ({self.length:g} s) must not be before the last step ({times[-1]:g} s)")
+        if self.length is not None and self.every is not None:
+            raise ValueError("a feed has either every or length")
         return self
+
+    @model_validator(mode="after")
+    def _jumps_lead_somewhere(self) -> "Feed":
+        labels = [step.label for step in self.steps if step.label is not None]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"the label {label!r} stands there twice")
+        for place, step in enumerate(self.steps):
+            if step.jump is None:
+                continue
+            if step.jump not in labels:
+                raise ValueError(f"jump to {step.jump!r}: there is no such label")
+            goal = self.place(step.jump)
+            if step.times is None and goal <= place and self.steps[goal].at == step.at:
+                raise ValueError(f"jump to {step.jump!r} at {step.at:g} s goes nowhere: the label is at the same time")
+        return self
+
+    def place(self, label: str) -> int:
+        """Which step bears this label."""
+        return next(place for place, step in enumerate(self.steps) if step.label == label)
+
+    def looped(self, gap_s: float) -> "Feed":
+        """The same, beginning anew at its end; `gap_s` after its last step if it names no end."""
+        if self.every is not None:
+            return self
+        end = self.length if self.length is not None else self.steps[-1].at + gap_s
+        return self.model_copy(update={"every": end, "length": None})
+
+    def to_yaml(self) -> str:
+        """A file that reads as this feed."""
+        data = self.model_dump(exclude_defaults=True, exclude_none=True)
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
 
 
 def load_feed(path: Path = DEMO_FEED) -> Feed:
-    """Read a feed. Raises SceneError naming file, field, value and rule."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise SceneError(f"cannot read the feed {path}: {problem}") from None
-    try:
-        return Feed.model_validate(data)
-    except ValidationError as problem:
-        lines = []
-        for error in problem.errors(include_url=False):
-            place = ".".join(str(part) for part in error["loc"]) or "the file"
-            lines.append(f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}")
-        raise SceneError("\n".join(lines)) from None
+    """Read a feed. Raises SceneError naming file, line, column, field, value and rule."""
+    text = read_text(path, "feed")
+    if path.suffix == ".jsonl":
+        return _from_jsonl(text, path).check(Feed)
+    return parse(text, str(path)).check(Feed)
 
 
-class Player(Protocol):
-    """What a feed needs of a `Client`."""
-
-    def event(self, name: str, when: Any = None, **params: Any) -> Any: ...
-    def prompt(self, text: str) -> Any: ...
-
-
-class Stop(Protocol):
-    """What a feed needs of a `threading.Event`."""
-
-    def wait(self, timeout: float) -> bool: ...
+def _in_seconds(step: Any, fps: Any) -> Any:
+    frame = _FRAME.fullmatch(str(step.get("at", ""))) if isinstance(step, dict) else None
+    if frame is None or not isinstance(fps, int | float) or isinstance(fps, bool) or fps <= 0:
+        if frame is not None:
+            raise ValueError(f"at {step['at']} is a frame number, so the feed needs fps")
+        return step
+    return {**step, "at": int(frame[1]) / fps}
 
 
-def play(
-    client: Player,
-    feed: Feed,
-    stop: Stop,
-    clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Send each step at its time until `stop` is set, or to the end of a feed without `every`.
-
-    A step that cannot be sent (no server at the moment) is told to `say` and left out; the feed goes on. `clock` gives
-    seconds.
-    """
-    start = clock()
-    for round_number in itertools.count():
-        for step in feed.steps:
-            due = start + round_number * (feed.every or 0.0) + step.at
-            if stop.wait(max(0.0, due - clock())):
-                return
-            try:
-                if step.event is not None:
-                    client.event(step.event, **step.params)
-                elif step.prompt is not None:
-                    client.prompt(step.prompt)
-            except ClientError as problem:
-                say(f"the feed {feed.name!r} left out {step.event or step.prompt}: {problem}")
-        if feed.every is None:
-            return
+def _from_jsonl(text: str, path: Path) -> YamlText:
+    """Steps line by line as one feed. Errors name the line by its step."""
+    lines: list[Any] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as problem:
+            raise SceneError(f"{path}:{number}:{problem.colno}: this is not JSON: {problem.msg}") from None
+    head: dict[str, Any] = {}
+    if lines and isinstance(lines[0], dict) and "at" not in lines[0]:
+        head = lines.pop(0)
+    return YamlText(str(path), {"name": path.stem[:64], **head, "steps": lines}, None)

@@ -19,7 +19,8 @@ from everscene_bridge import protocol, viewer
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import SettingsError
-from everscene_bridge.feed import load_feed, play
+from everscene_bridge.feed_imports import load_any_feed
+from everscene_bridge.feed_player import play
 from everscene_bridge.messages import Notice
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
@@ -47,7 +48,7 @@ class SidecarOptions:
 def run(options: SidecarOptions, console: Console) -> None:
     """Serve until SIGINT or SIGTERM. Raises what Server, the viewer, the feed and the engine raise at their start."""
     scene = load_scene(options.scene)
-    feed = load_feed(options.feed) if options.feed is not None else None
+    feed = load_any_feed(options.feed) if options.feed is not None else None
     load = loader(options.engine)
     with console.status(f"loading {options.engine.model} …"):
         engine = load()

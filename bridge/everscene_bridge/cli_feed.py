@@ -1,0 +1,72 @@
+"""`everscene feed`: play a scripted feed, ours or another tool's, against a running server; check one; convert one."""
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everscene_bridge import protocol
+from everscene_bridge.cli_director import give_up, say
+from everscene_bridge.client import Client
+from everscene_bridge.errors import EversceneError
+from everscene_bridge.feed import Feed
+from everscene_bridge.feed_imports import HOLD_S, load_any_feed
+from everscene_bridge.feed_player import play
+
+feed_app = typer.Typer(no_args_is_help=True, help="Scripted feeds: YAML, JSONL, Scope, Odyssey and LongLive files.")
+
+File = Annotated[Path, typer.Argument(help="The feed: .yaml, .jsonl, or another tool's .json or .jsonl.")]
+Line = Annotated[int, typer.Option(min=1, help="Which video of a LongLive list.")]
+Hold = Annotated[float, typer.Option(min=0.1, help="Seconds for each prompt of a list that has no times.")]
+
+
+@feed_app.command("play")
+def play_feed(
+    file: File,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin anew at the end.")] = False,
+    speed: Annotated[float, typer.Option(min=0.01, max=100, help="Seconds of the feed in one second.")] = 1.0,
+    line: Line = 1,
+    hold: Hold = HOLD_S,
+    endpoint: Annotated[str, typer.Option(help="Control address of the server.")] = (
+        f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
+    ),
+    token: Annotated[str | None, typer.Option(help="The server's token.")] = None,
+) -> None:
+    """Play a feed until its end, or until Ctrl-C."""
+    try:
+        feed = _read(file, line, hold)
+        if loop:
+            feed = feed.looped(hold)
+        with Client(endpoint, token, name="feed") as world:
+            play(world, feed, threading.Event(), say=say, speed=speed)
+    except KeyboardInterrupt:
+        return
+    except EversceneError as problem:
+        give_up(problem)
+
+
+@feed_app.command("check")
+def check_feed(file: File, line: Line = 1, hold: Hold = HOLD_S) -> None:
+    """Read a feed and print its steps."""
+    feed = _read(file, line, hold)
+    end = f"every {feed.every:g} s" if feed.every else "once" + (f", {feed.length:g} s long" if feed.length else "")
+    say(f"{feed.name}: {len(feed.steps)} steps, {end}")
+    for step in feed.steps:
+        what = step.what or " or ".join(choice.what for choice in step.choose)
+        what = what or (f"to {step.jump!r}" if step.jump else "")
+        label = f"[{step.label}] " if step.label else ""
+        say(f"{step.at:9.3f} s  {label}{what}")
+
+
+@feed_app.command("convert")
+def convert_feed(file: File, line: Line = 1, hold: Hold = HOLD_S) -> None:
+    """Print a feed, whatever tool it is from, as one of our YAML files."""
+    typer.echo(_read(file, line, hold).to_yaml(), nl=False)
+
+
+def _read(file: Path, line: int, hold: float) -> Feed:
+    try:
+        return load_any_feed(file, line, hold)
+    except EversceneError as problem:
+        give_up(problem)
