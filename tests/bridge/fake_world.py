@@ -1,7 +1,7 @@
 """A world for the viewer's tests: the calls of a Client without sockets, and pictures that numpy paints."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,11 @@ class FakeWorld:
             self.moment = f", {name}"
         return self.answer()
 
-    def prompt(self, text: str) -> Receipt:
+    def slots(self, words: Mapping[str, str], transition: Any = None, when: Any = None, **how: Any) -> Receipt:
+        self.asked.append(("slots", dict(words), transition, when, how))
+        return self.answer()
+
+    def prompt(self, text: str, transition: Any = None, when: Any = None, **how: Any) -> Receipt:
         self.asked.append(("prompt", text))
         unknown = [word for word in text.split() if word.startswith("x")]
         if unknown:

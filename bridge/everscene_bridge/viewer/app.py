@@ -1,4 +1,4 @@
-"""The viewer's routes: the page, its WebSocket, health, metrics and snapshots."""
+"""The viewer's routes: the page, its WebSocket, health, metrics, snapshots, and steering over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from everscene_bridge import http_events
 from everscene_bridge.viewer import metrics
 from everscene_bridge.viewer.guard import Guard
 from everscene_bridge.viewer.live import Browser
@@ -76,6 +77,7 @@ def make_app(relay: Relay, *, loopback: bool, token: str | None) -> Guard:
             Route("/metrics", measure),
             Route("/snapshot.jpg", snapshot),
             Route("/snapshot.png", snapshot),
+            *http_events.routes(lambda: relay.world),
         ],
         lifespan=lifespan,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from everscene_bridge.client import Frame
 from everscene_bridge.errors import ClientError, NotInTime, Rejected, Superseded
+from everscene_bridge.feed_player import Player
 from everscene_bridge.messages import Notice, SceneDescription, Stats, Welcome
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.viewer.watch import Picture, Watch
@@ -31,7 +32,7 @@ REASONS = {
 }
 
 
-class World(Protocol):
+class World(Player, Protocol):
     """What the viewer needs of a `Client`."""
 
     client_id: int
@@ -40,8 +41,6 @@ class World(Protocol):
     def info(self) -> Welcome: ...
     @property
     def scene(self) -> SceneDescription: ...
-    def event(self, name: str, when: None = None, **params: Any) -> Receipt: ...
-    def prompt(self, text: str) -> Receipt: ...
     def frames(self) -> Iterator[Frame]: ...
     def seen(self, frame: Frame) -> None: ...
     def stats(self) -> Stats: ...
