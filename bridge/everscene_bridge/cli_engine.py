@@ -15,7 +15,7 @@ console = Console(highlight=False)
 
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 832x480; the model's own by default.")]
 Precision = Annotated[str, typer.Option(help="Of the linears: bf16 or fp8.")]
-Attention = Annotated[str, typer.Option(help="Self-attention: bf16.")]
+Attention = Annotated[str, typer.Option(help="Self-attention: bf16, fp8; cudnn or triton choose the kernel.")]
 Path = Annotated[str, typer.Option(help="fast, plain: the definition, or auto: fast on a GPU.")]
 Decoder = Annotated[str, typer.Option(help="none, tiny, tiny-wide, wan, lightvae or lightvae2.")]
 Together = Annotated[int, typer.Option(min=1, help="Latent frames that a Wan VAE decodes at once.")]

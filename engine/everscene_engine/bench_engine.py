@@ -24,11 +24,10 @@ from everscene_engine.bench_machine import clocks, machine
 from everscene_engine.bench_profile import kernel_times
 from everscene_engine.bench_run import World, compare, make_world
 from everscene_engine.errors import ConfigError
+from everscene_engine.fast_transformer import ATTENTIONS, PRECISIONS
 from everscene_engine.random_models import DECODERS
 
 PATHS = ("auto", "fast", "plain")
-PRECISIONS = ("bf16", "fp8")
-ATTENTIONS = ("bf16",)
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class BenchOptions:
     size: str | None = None  # WIDTHxHEIGHT; None: the model's own
     steps: int | None = None  # denoising steps; None: the model's own
     precision: str = "bf16"  # of the linears
-    attention: str = "bf16"  # self-attention
+    attention: str = "bf16"  # self-attention; fp8, or cudnn or triton to choose the FP8 kernel
     path: str = "auto"  # fast, plain; auto: fast on a GPU
     decoder: str = "none"
     together: int = 1  # latent frames that a Wan VAE decodes at once

@@ -204,7 +204,7 @@ def make_world(options: BenchOptions) -> World:
 def _on_path(plain: WanTransformer, options: BenchOptions) -> WanTransformer:
     if options.path == "plain" or (options.path == "auto" and options.place.type != "cuda"):
         return plain
-    return accelerated(plain, options.precision, options.graphs)
+    return accelerated(plain, options.precision, options.attention, options.graphs)
 
 
 def compare(options: BenchOptions) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from everscene_engine.attention import SelfAttention
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import TransformerConfig
+from everscene_engine.eight_bit import EightBitCache, best_kind, value_scale
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.rope import Rotation
@@ -36,6 +37,8 @@ from everscene_kernels import attention_triton, fused_triton
 from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
 from everscene_kernels.fused import Affine, Modulation
 
+PRECISIONS = ("bf16", "fp8")
+ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")
 TEXT_ROWS = 64  # prompts are padded to a multiple of this
 Rows = Tensor | FP8Rows
 
@@ -67,8 +70,10 @@ class Product:
         )
         return out
 
-    def rows(self, x: Tensor, gelu: bool = False) -> Rows:
+    def rows(self, x: Rows, gelu: bool = False) -> Rows:
         """x [R, in] as this product wants it, after GELU with `gelu`."""
+        if isinstance(x, FP8Rows):
+            return x if self.fp8 else x.values.to(torch.bfloat16) * x.scales.to(torch.bfloat16)
         if self.fp8:
             return fused_triton.quantize_rows(x, gelu)
         return F.gelu(x, approximate="tanh") if gelu else x
@@ -81,6 +86,7 @@ class FastLayer:
         own, cross = block.self_attn, block.cross_attn
         made = [own.q, own.k, own.v]
         self.qkv = Product(torch.cat([part.weight for part in made]), torch.cat([part.bias for part in made]), fp8)
+        self.value_scale = value_scale(own.v.weight, own.v.bias)
         self.norms = torch.stack([own.norm_q.weight, own.norm_k.weight])  # [2, D]
         self.out = Product(own.o.weight, own.o.bias, fp8)
         self.before_cross = Affine(block.norm3.weight, block.norm3.bias)
@@ -149,7 +155,7 @@ class _Inputs:
 class FastTransformer(WanTransformer):
     """See the module's head. One clip at a time; made by `accelerated`."""
 
-    def __init__(self, plain: WanTransformer, fp8: bool, graphs: bool) -> None:
+    def __init__(self, plain: WanTransformer, fp8: bool, attention: str, graphs: bool) -> None:
         nn.Module.__init__(self)
         self.config: TransformerConfig = plain.config
         self.patch_embedding = plain.patch_embedding
@@ -160,6 +166,8 @@ class FastTransformer(WanTransformer):
         self.fast_layers = [FastLayer(block, fp8) for block in blocks]
         self.blocks, self.head = plain.blocks, plain.head
         self._fp8 = fp8
+        self._attention = attention
+        self._eight: EightBitCache | None = None
         self._graphs_wanted = graphs and self.modulation.is_cuda
         self._texts: dict[int, _Text] = {}
         self._inputs: dict[torch.Size, _Inputs] = {}
@@ -181,27 +189,61 @@ class FastTransformer(WanTransformer):
             raise ConfigError("the fast path makes one clip under one prompt; use the plain path for more")
         held = self._hold_text(text)
         inputs = self._hold_inputs(latents, timesteps, turn)
-        if not (self._graphs_wanted and isinstance(self_attention, CachedAttention)):
-            return self._run(inputs, self_attention, held, flow)
-        key = (latents.shape, held.bias.shape, self_attention.key, flow)
+        cached = (
+            self_attention if isinstance(self_attention, CachedAttention) and len(self_attention.own) == 1 else None
+        )
+        eight = self._eight_bit(cached)
+        if cached is not None and eight is not None:
+            eight.refresh(cached)
+        out = self._replayed(inputs, cached, held, eight, flow)
+        if out is None:
+            out = self._run(inputs, self_attention, held, eight, flow)
+        if cached is not None:
+            cached.written()
+            if eight is not None:
+                eight.written(cached)
+        return out if flow else latents
+
+    def _eight_bit(self, attention: CachedAttention | None) -> EightBitCache | None:
+        """The cache in E4M3, for a forward that sees all of it; the others are few or short."""
+        if self._attention == "bf16" or attention is None or not attention.sees_all:
+            return None
+        if self._eight is None or not self._eight.of(attention.cache):
+            scales = [layer.value_scale for layer in self.fast_layers]
+            self._eight = EightBitCache(attention.cache, scales, self._attention)
+            self._graphs.clear()
+        return self._eight
+
+    def _replayed(
+        self,
+        inputs: _Inputs,
+        attention: CachedAttention | None,
+        text: _Text,
+        eight: EightBitCache | None,
+        flow: bool,
+    ) -> Tensor | None:
+        """The flow from a graph, captured if need be; None where there is to be none, or not yet."""
+        if not self._graphs_wanted or attention is None:
+            return None
+        key = (inputs.latents.shape, text.bias.shape, attention.key, flow)
         if key not in self._graphs:
             if key not in self._met:
                 self._met.add(key)  # the first time also compiles and loads what the graph will hold
-                return self._run(inputs, self_attention, held, flow)
-            self._graphs[key] = self._captured(inputs, self_attention, held, flow)
+                return None
+            self._graphs[key] = self._captured(inputs, attention, text, eight, flow)
         graph, out = self._graphs[key]
         graph.replay()
-        return out.clone() if flow else latents
+        return out.clone()
 
     def _captured(
-        self, inputs: _Inputs, self_attention: CachedAttention, text: _Text, flow: bool
+        self, inputs: _Inputs, attention: CachedAttention, text: _Text, eight: EightBitCache | None, flow: bool
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         torch.cuda.synchronize()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
-            out = self._run(inputs, self_attention, text, flow)
+            out = self._run(inputs, attention, text, eight, flow)
         return graph, out
 
     def _hold_text(self, text: Conditioning) -> _Text:
@@ -220,7 +262,14 @@ class FastTransformer(WanTransformer):
         inputs.hold(latents, timesteps, turn)
         return inputs
 
-    def _run(self, inputs: _Inputs, self_attention: SelfAttention, text: _Text, flow: bool) -> Tensor:
+    def _run(
+        self,
+        inputs: _Inputs,
+        self_attention: SelfAttention,
+        text: _Text,
+        eight: EightBitCache | None,
+        flow: bool,
+    ) -> Tensor:
         """The forward itself, on memory that stays where it is."""
         eps, fp8 = self.config.eps, self._fp8
         x = self._rows(inputs.latents)  # [R, D]
@@ -233,14 +282,14 @@ class FastTransformer(WanTransformer):
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation[index].unbind(1)  # each [F, D]
             h = fused_triton.add_norm(x, y, gate, Modulation(scale_a, shift_a), eps, fp8)
             last = not flow and index == len(self.fast_layers) - 1
-            seen = self._attend(index, layer.qkv(h), layer.norms, inputs, self_attention, last)
-            if last:
+            seen = self._attend(index, layer.qkv(h), inputs, self_attention, eight, last)
+            if seen is None:
                 return inputs.latents
-            y = layer.out(layer.out.rows(seen.flatten(1)))
+            y = layer.out(layer.out.rows(seen))
             h = fused_triton.add_norm(x, y, gate_a, layer.before_cross, eps, fp8)
-            q = fused_triton.rms(layer.cross_q(h), layer.cross_norm, eps).view_as(seen)
-            seen = attention_triton.attend(q, text.keys[index], text.values[index], text.bias)
-            y = layer.cross_out(layer.cross_out.rows(seen.flatten(1)))
+            q = fused_triton.rms(layer.cross_q(h), layer.cross_norm, eps).view(-1, *text.keys[index].shape[1:])
+            read = attention_triton.attend(q, text.keys[index], text.values[index], text.bias)
+            y = layer.cross_out(layer.cross_out.rows(read.flatten(1)))
             h = fused_triton.add_norm(x, y, None, Modulation(scale_f, shift_f), eps, fp8)
             y = layer.down(layer.down.rows(layer.up(h), gelu=True))
             gate = gate_f
@@ -249,18 +298,29 @@ class FastTransformer(WanTransformer):
         return self._unpatch(self.head.head(h), inputs.latents.shape)
 
     def _attend(
-        self, index: int, qkv: Tensor, norms: Tensor, inputs: _Inputs, self_attention: SelfAttention, last: bool
-    ) -> Tensor:
-        """Self-attention of rows [R, 3·D] → [R, H, E]; with `last`, keys and values are kept and nothing is read."""
-        heads, width = self.config.heads, self.config.head_dim
-        q = qkv.new_empty(qkv.shape[0], heads, width)
-        place = self_attention.place(index) if isinstance(self_attention, CachedAttention) else None
+        self,
+        index: int,
+        qkv: Tensor,
+        inputs: _Inputs,
+        self_attention: SelfAttention,
+        eight: EightBitCache | None,
+        last: bool,
+    ) -> Rows | None:
+        """Self-attention of rows [R, 3·D] → rows [R, D]; with `last`, keys and values are kept and nothing is read."""
+        norms, eps = self.fast_layers[index].norms, self.config.eps
+        q = qkv.new_empty(qkv.shape[0], self.config.heads, self.config.head_dim)
+        cached = self_attention if isinstance(self_attention, CachedAttention) else None
+        place = None if cached is None else cached.place(index)
         k, v = (torch.empty_like(q), torch.empty_like(q)) if place is None else (place[0][0], place[1][0])
-        fused_triton.queries_keys_values(qkv, norms, inputs.cos, inputs.sin, q, k, v, self.config.eps)
-        if place is None:
-            return self_attention(index, q[None], k[None], v[None])[0]
-        assert isinstance(self_attention, CachedAttention)
-        return q if last else self_attention.look(index, q[None])[0]
+        to = None if eight is None or cached is None else eight.place(index, cached)
+        fused_triton.queries_keys_values(qkv, norms, inputs.cos, inputs.sin, q, k, v, eps, to)
+        if cached is None or place is None:
+            return self_attention(index, q[None], k[None], v[None])[0].flatten(1)
+        if last:
+            return None
+        if eight is None or to is None:
+            return cached.look(index, q[None])[0].flatten(1)
+        return eight.attend(index, to.q, cached)
 
     def _rows(self, latents: Tensor) -> Tensor:
         """The patch embedding as one product: latents [1, F, C, h, w] → tokens [R, D]."""
@@ -270,13 +330,15 @@ class FastTransformer(WanTransformer):
         return F.linear(rows, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
 
-def accelerated(plain: WanTransformer, precision: str = "bf16", graphs: bool = True) -> FastTransformer:
+def accelerated(
+    plain: WanTransformer, precision: str = "bf16", attention: str = "bf16", graphs: bool = True
+) -> FastTransformer:
     """The fast transformer made from a plain one on a GPU in bfloat16, which is taken apart and must not be used again.
 
-    precision: bf16, or fp8 for the products of the blocks. Raises ConfigError where the kernels cannot run.
+    precision: bf16, or fp8 for the products of the blocks. attention: bf16, or for self-attention in FP8 cudnn, triton,
+    or fp8 for the better of them. Raises ConfigError where the kernels cannot run.
     """
-    weight = plain.patch_embedding.weight
-    config = plain.config
+    weight, config = plain.patch_embedding.weight, plain.config
     if weight.dtype != torch.bfloat16:
         raise ConfigError(f"the fast path computes in bfloat16, and these weights are {weight.dtype}")
     if not (weight.is_cuda or fused_triton.INTERPRETED):
@@ -285,9 +347,12 @@ def accelerated(plain: WanTransformer, precision: str = "bf16", graphs: bool = T
         raise ConfigError(
             f"the fast path wants heads of a power of two, not {config.head_dim}, and widths of whole 16s"
         )
-    if precision not in ("bf16", "fp8"):
-        raise ConfigError(f"precision is {precision!r}; on the fast path it is bf16 or fp8")
-    if precision == "fp8" and weight.is_cuda and not has_fp8_units(weight.device, config.dim, config.ffn_dim):
+    for name, value, known in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTIONS)):
+        if value not in known:
+            raise ConfigError(f"{name} is {value!r}; on the fast path it is one of {', '.join(known)}")
+    eight = precision == "fp8" or attention != "bf16"
+    if eight and weight.is_cuda and not has_fp8_units(weight.device, config.dim, config.ffn_dim):
         raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16")
+    kind = best_kind() if attention == "fp8" else attention
     with torch.inference_mode():
-        return FastTransformer(plain, precision == "fp8", graphs).eval().requires_grad_(False)
+        return FastTransformer(plain, precision == "fp8", kind, graphs).eval().requires_grad_(False)

@@ -38,6 +38,7 @@ class KVCache:
         shape = (clips, slots * self.slot_tokens, heads, head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.changes = [0] * slots  # by slot: how often it was written; for who keeps the same in another form
         self._made: dict[int, list[Tensor]] = {}  # by slot: a sink's keys as they were made, once it was turned
         self._shifts: dict[int, int] = {}  # by slot: latent frames by which its keys are presented later
 
@@ -93,6 +94,7 @@ class KVCache:
         start, length = span
         made = self._made[start // self.slot_tokens][layer]
         self.keys[layer][:, start : start + length] = rotate(made, turn)
+        self.changes[start // self.slot_tokens] += 1
 
     def _remember_made(self, resident: Resident) -> None:
         start, length = self._span(resident)
@@ -138,6 +140,7 @@ class CachedAttention:
         for start, length in self._own:
             keys[:, start : start + length] = k[:, first : first + length]
             values[:, start : start + length] = v[:, first : first + length]
+            self._cache.changes[start // self._cache.slot_tokens] += 1
             first += length
 
     def look(self, layer: int, q: Tensor) -> Tensor:
@@ -149,12 +152,31 @@ class CachedAttention:
         return _joined(self._cache.keys[layer], self._spans), _joined(self._cache.values[layer], self._spans)
 
     def place(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Where the forward's keys and values belong, [B, tokens, H, E] each, if that is in one piece."""
+        """Where the forward's keys and values belong, [B, tokens, H, E] each, if that is in one piece. Who writes there
+        lets `written` know."""
         if len(self._own) > 1:
             return None
         start, length = self._own[0]
         part = slice(start, start + length)
         return self._cache.keys[layer][:, part], self._cache.values[layer][:, part]
+
+    def written(self) -> None:
+        """Take note that a forward wrote into its `place` in all layers."""
+        self._cache.changes[self._own[0][0] // self._cache.slot_tokens] += 1
+
+    @property
+    def cache(self) -> KVCache:
+        return self._cache
+
+    @property
+    def own(self) -> tuple[tuple[int, int], ...]:
+        """(start, length) of the forward's own tokens in the cache."""
+        return tuple(self._own)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the queries see the whole cache: every slot full and in use, as it is once the window is."""
+        return self._spans == [(0, self._cache.slot_tokens * self._cache.table.slots)]
 
     @property
     def key(self) -> Hashable:
@@ -202,6 +224,7 @@ class InTurnAttention:
             tokens = slice(first, first + length)
             keys[:, start : start + length] = k[:, tokens]
             values[:, start : start + length] = v[:, tokens]
+            self._cache.changes[start // self._cache.slot_tokens] += 1
             for span, shift in part.shifts.items():
                 if shifts[span] != shift:
                     self._cache.turn_layer(layer, span, self._turns[shift])

@@ -7,7 +7,7 @@ complex number that it turns.
 CPU tensors need TRITON_INTERPRET=1 before triton is imported.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -101,21 +101,31 @@ def _rows_kernel(x, out, scales, columns, BLOCK: tl.constexpr, GELU: tl.constexp
 
 
 @triton.jit
+def _e4m3_pair(real, imaginary):
+    """Two numbers as two bytes of E4M3 in an int16, the first in the low one."""
+    return (_e4m3(real).to(tl.int32) | (_e4m3(imaginary).to(tl.int32) << 8)).to(tl.int16)
+
+
+@triton.jit
 def _turned_kernel(
-    x, weights, cos, sin, q_out, k_out, v_out, eps, parts, pairs, half,
-    BLOCK: tl.constexpr, TURN: tl.constexpr,
+    x, weights, cos, sin, q_out, k_out, v_out, q_eight, k_eight, v_eight, value_scale, eps, parts, pairs, half,
+    BLOCK: tl.constexpr, TURN: tl.constexpr, EIGHT: tl.constexpr,
 ):  # fmt: skip
-    """Row program_id(0), part program_id(1) of x [R, parts, pairs], all in words of two bfloat16."""
+    """Row program_id(0), part program_id(1) of x [R, parts, pairs], all in words of two bfloat16 (or of two E4M3)."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     pair = tl.arange(0, BLOCK)
     mask = pair < pairs
+    at = row * pairs + pair
     word = tl.load(x + (row * parts + part) * pairs + pair, mask=mask, other=0)
+    real = (word << 16).to(tl.float32, bitcast=True)
+    imaginary = (word & -65536).to(tl.float32, bitcast=True)
     if part == 2:
-        tl.store(v_out + row * pairs + pair, word, mask=mask)
+        tl.store(v_out + at, word, mask=mask)
+        if EIGHT:
+            scale = tl.load(value_scale)
+            tl.store(v_eight + at, _e4m3_pair(real * scale, imaginary * scale), mask=mask)
     else:
-        real = (word << 16).to(tl.float32, bitcast=True)
-        imaginary = (word & -65536).to(tl.float32, bitcast=True)
         square = tl.sum(real * real + imaginary * imaginary, axis=0) / (2 * pairs)
         factor = tl.rsqrt(square + eps)
         weight = tl.load(weights + part * pairs + pair, mask=mask, other=0)
@@ -125,15 +135,20 @@ def _turned_kernel(
             angle = row * half + pair % half
             c = tl.load(cos + angle, mask=mask, other=0.0)
             s = tl.load(sin + angle, mask=mask, other=0.0)
-            turned = real * c - imaginary * s
-            imaginary = real * s + imaginary * c
+            turned = _bf16(real * c - imaginary * s)
+            imaginary = _bf16(real * s + imaginary * c)
             real = turned
-        low = _bf16(real).to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-        high = _bf16(imaginary).to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16
+        low = real.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        both = low | (imaginary.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16)
         if part == 0:
-            tl.store(q_out + row * pairs + pair, low | high, mask=mask)
+            if EIGHT:
+                tl.store(q_eight + at, _e4m3_pair(real, imaginary), mask=mask)
+            else:
+                tl.store(q_out + at, both, mask=mask)
         else:
-            tl.store(k_out + row * pairs + pair, low | high, mask=mask)
+            tl.store(k_out + at, both, mask=mask)
+            if EIGHT:
+                tl.store(k_eight + at, _e4m3_pair(real, imaginary), mask=mask)
 
 
 def add_norm(
@@ -171,13 +186,31 @@ def quantize_rows(x: Tensor, gelu: bool = False) -> FP8Rows:
     return FP8Rows(out.view(torch.float8_e4m3fn), scales)
 
 
+class EightBit(NamedTuple):
+    """Where queries, keys and values go in E4M3, [R, H, E] each; values times `scale`, float32 [1]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: Tensor
+
+
 def queries_keys_values(
-    qkv: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, q: Tensor, k: Tensor, v: Tensor, eps: float
+    qkv: Tensor,
+    weights: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eps: float,
+    eight: EightBit | None = None,
 ) -> None:
     """What a fused product gave, as queries, keys and values where they belong.
 
     qkv [R, 3·C]. q and k [R, H, E], contiguous, are filled with fused.rms_turned of its first two thirds under
     weights [2, C]; v [R, H, E] with the last third. k and v may be places in a cache. cos, sin: [R, E/2] float32.
+    eight: E4M3 of the same go there as well, and the queries go nowhere else.
     """
     rows, heads, width = q.shape
     columns = heads * width
@@ -189,10 +222,13 @@ def queries_keys_values(
     if qkv.shape != (rows, 3 * columns) or weights.shape != (2, columns) or cos.shape != (rows, width // 2):
         shapes = f"qkv {tuple(qkv.shape)}, weights {tuple(weights.shape)} and cos {tuple(cos.shape)}"
         raise ValueError(f"{shapes} do not fit")
+    outs = [part.view(torch.int32) for part in (q, k, v)]
+    eights = outs if eight is None else [part.view(torch.int16) for part in eight[:3]]
     block = triton.next_power_of_2(columns // 2)
     _turned_kernel[(rows, 3)](
-        _words(qkv), _words(weights), cos.contiguous(), sin.contiguous(), _words(q), _words(k), _words(v), eps,
-        3, columns // 2, width // 2, block, True, num_warps=_warps(block),
+        _words(qkv), _words(weights), cos.contiguous(), sin.contiguous(), *outs, *eights,
+        cos if eight is None else eight.scale, eps, 3, columns // 2, width // 2, block, True, eight is not None,
+        num_warps=_warps(block),
     )  # fmt: skip
 
 
@@ -201,10 +237,11 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check_rows(x)
     rows, columns = x.shape
     out = torch.empty_like(x)
+    words = [_words(out)] * 6
     block = triton.next_power_of_2(columns // 2)
     _turned_kernel[(rows, 1)](
-        _words(x), _words(weight), out, out, _words(out), _words(out), _words(out), eps,
-        1, columns // 2, 1, block, False, num_warps=_warps(block),
+        _words(x), _words(weight), out, out, *words, out, eps, 1, columns // 2, 1, block, False, False,
+        num_warps=_warps(block),
     )  # fmt: skip
     return out
 

@@ -35,13 +35,13 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found.float() - wanted.float()).norm() / wanted.float().norm())
 
 
-def flow_and_cache(transformer: WanTransformer, flow: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """Two forwards of one chunk after another, over a cache of three slots of two frames of 2 × 3 tokens."""
+def flow_and_cache(transformer: WanTransformer, flow: bool = True, chunks: int = 2) -> tuple[Tensor, list[Tensor]]:
+    """The forwards of one chunk after another, over a cache of three slots of two frames of 2 × 3 tokens."""
     text = small_prompt(transformer)
     cache = KVCache(2, 1, 3, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
     generator = torch.Generator().manual_seed(3)
     out = torch.zeros(0)
-    for chunk in range(2):
+    for chunk in range(chunks):
         slot = cache.table.open(chunk, 2 * chunk, 2)
         latents = torch.randn(1, 2, 4, 4, 6, generator=generator).to(DEVICE, torch.bfloat16)
         seen = [resident for resident in cache.table.residents if resident is not slot]
@@ -58,6 +58,34 @@ def test_a_forward_computes_what_the_plain_one_does(precision: str, room: float)
     found, left = flow_and_cache(accelerated(model(), precision))
     assert error(found, wanted) < room
     assert all(error(a, b) < room for a, b in zip(left, kept, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@torch.no_grad()
+def test_fp8_attention_over_a_full_cache_is_near_the_plain_one(precision: str) -> None:
+    wanted, kept = flow_and_cache(model(), chunks=5)
+    found, left = flow_and_cache(accelerated(model(), precision, "triton"), chunks=5)
+    assert error(found, wanted) < FP8
+    assert all(error(a, b) < FP8 for a, b in zip(left, kept, strict=True))
+
+
+@torch.no_grad()
+def test_a_slot_written_elsewhere_is_converted_before_it_is_seen() -> None:
+    fast = accelerated(model(), "bf16", "triton")
+    text, times = small_prompt(fast), torch.zeros(1, 2, device=DEVICE)
+    cache = KVCache(2, 1, 2, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
+    slots = [cache.table.open(chunk, 2 * chunk, 2) for chunk in range(2)]
+    latents = torch.randn(1, 2, 4, 4, 6, generator=torch.Generator().manual_seed(1)).to(DEVICE, torch.bfloat16)
+    turn = rotation(torch.arange(2, device=DEVICE), 2, 3, CONFIG.head_dim)
+    seen = cache.attention(slots[1], slots[:1])
+    before = fast(latents, times, turn, seen, text)
+    k, v = torch.randn(2, 1, 12, 2, 16, generator=torch.Generator().manual_seed(2)).to(DEVICE, torch.bfloat16)
+    for layer in range(2):
+        cache.attention(slots[0], []).keep(layer, k, v)
+    after = fast(latents, times, turn, seen, text)
+    cold = accelerated(model(), "bf16", "triton")(latents, times, turn, seen, text)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, cold)
 
 
 @torch.no_grad()
@@ -97,8 +125,10 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
         accelerated(small_transformer(CONFIG))
     with pytest.raises(ConfigError, match="heads of a power of two, not 24"):
         accelerated(small_transformer(replace(CONFIG, dim=48)).bfloat16())
-    with pytest.raises(ConfigError, match="precision is 'int8'"):
+    with pytest.raises(ConfigError, match="precision is 'int8'; on the fast path it is one of bf16, fp8"):
         accelerated(model(), "int8")
+    with pytest.raises(ConfigError, match="attention is 'int8'"):
+        accelerated(model(), attention="int8")
     two = torch.zeros(2, 2, 4, 4, 6).to(DEVICE, torch.bfloat16)
     fast = accelerated(model())
     with pytest.raises(ConfigError, match="one clip"):

@@ -155,7 +155,16 @@ def fused_heads() -> Result:
     fast.queries_keys_values(qkv, weights, cos, sin, q, k, v, 1e-6)
     wanted = fused.rms_turned(qkv[:, :DIM], weights[0], cos, sin, HEADS, 1e-6)
     of_keys = fused.rms_turned(qkv[:, DIM : 2 * DIM], weights[1], cos, sin, HEADS, 1e-6)
+    eight = [torch.empty_like(q, dtype=torch.float8_e4m3fn) for _ in range(3)]
+    to = fast.EightBit(*eight, torch.ones(1, device=device))
+
+    def both() -> None:
+        fast.queries_keys_values(qkv, weights, cos, sin, q, k, v, 1e-6, to)
+
+    both()
     return {
+        "eight_bits_equal": torch.equal(eight[1].view(torch.uint8), k.to(torch.float8_e4m3fn).view(torch.uint8)),
+        "with_eight_bits": timed(both, 13 * qkv.nbytes // 6),
         "queries_error": error(q, wanted),
         "keys_error": error(k, of_keys),
         "values_equal": torch.equal(v.flatten(1), qkv[:, 2 * DIM :]),

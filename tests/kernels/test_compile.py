@@ -18,6 +18,7 @@ from everscene_kernels import attention_triton, fused_triton
 
 rows = dict(x="*bf16", y="*bf16", gate="*bf16", scale="*bf16", shift="*bf16", scales="*fp32", eps="fp32")
 turned = {n: "*i32" for n in ("x", "weights", "q_out", "k_out", "v_out")} | dict(cos="*fp32", sin="*fp32", eps="fp32")
+turned |= {n: "*i16" for n in ("q_eight", "k_eight", "v_eight")} | dict(value_scale="*fp32")
 attention = dict(bias="*fp32", out="*bf16", factor="fp32", out_factor="fp32")
 fp8, bf16 = {n: "*fp8e4nv" for n in "qkv"}, {n: "*bf16" for n in "qkv"}
 add = dict(BLOCK=4096, ADD=True, GATED=True, AFFINE=False)
@@ -26,8 +27,8 @@ CASES = [
     (fused_triton._add_norm_kernel, rows | dict(out="*u8"), dict(add, FP8=True)),
     (fused_triton._add_norm_kernel, rows | dict(out="*bf16"), dict(add, GATED=False, AFFINE=True, FP8=False)),
     (fused_triton._rows_kernel, rows | dict(out="*u8"), dict(BLOCK=16384, GELU=True)),
-    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=True)),
-    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=False)),
+    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=True, EIGHT=True)),
+    (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=False, EIGHT=False)),
     (attention_triton._attend_kernel, attention | fp8, dict(tile, N=128, BIAS=False, SHIFT=8)),
     (attention_triton._attend_kernel, attention | bf16, dict(tile, N=64, BIAS=True, SHIFT=0)),
 ]

@@ -96,6 +96,24 @@ def test_queries_keys_and_values_go_where_they_belong() -> None:
     assert cache[:, :rows].isnan().all() and cache[:, 2 * rows :].isnan().all()
 
 
+def test_eight_bits_of_queries_keys_and_values_are_those_of_the_bfloat16_ones() -> None:
+    rows, heads, width = 6, 2, 16
+    columns = heads * width
+    qkv, weights = noise(rows, 3 * columns), noise(2, columns, seed=1)
+    angles = torch.linspace(0, 6, rows * width // 2).view(rows, -1).to(DEVICE)
+    shape = (rows, heads, width)
+    plain = [torch.zeros(shape, dtype=torch.bfloat16, device=DEVICE) for _ in range(3)]
+    fused_triton.queries_keys_values(qkv, weights, angles.cos(), angles.sin(), *plain, 1e-6)
+    kept = [torch.zeros(shape, dtype=torch.bfloat16, device=DEVICE) for _ in range(3)]
+    eight = [torch.zeros(shape, dtype=torch.uint8, device=DEVICE).view(torch.float8_e4m3fn) for _ in range(3)]
+    scale = torch.tensor([4.0], device=DEVICE)
+    to = fused_triton.EightBit(*eight, scale)
+    fused_triton.queries_keys_values(qkv, weights, angles.cos(), angles.sin(), *kept, 1e-6, to)
+    assert torch.equal(kept[1], plain[1]) and torch.equal(kept[2], plain[2])
+    for made, wanted in zip(eight, (plain[0], plain[1], 4 * plain[2]), strict=True):
+        assert torch.equal(made.view(torch.uint8), wanted.float().to(torch.float8_e4m3fn).view(torch.uint8))
+
+
 def test_rms_norm_alone_turns_nothing() -> None:
     x, weight = noise(8, 90), noise(90, seed=1)
     assert_close(fused_triton.rms(x, weight, 1e-6), fused.rms_turned(x, weight, None, None, 1, 1e-6).flatten(1))

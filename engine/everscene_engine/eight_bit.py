@@ -1,0 +1,114 @@
+"""Self-attention in FP8 over a full cache: its keys and values once more, in E4M3.
+
+The cache keeps bfloat16, from which everything can be made again; beside it lie the same keys and values in E4M3. A
+forward on the fast path writes its own slot in both forms; slots that were written otherwise (a sink that is presented
+later, a recache of several chunks) are converted when they are next seen, which the cache's counts of changes tell.
+
+Queries and keys are RMS-normed, so they need no scale. Values have one for each layer, a power of two from the size of
+the weights that make them: it puts their deviation near 8, where E4M3 has 56 times as much above and 512 times below.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from everscene_engine.errors import ConfigError
+from everscene_engine.kv_cache import CachedAttention, KVCache
+from everscene_kernels import attention_cudnn, attention_triton
+from everscene_kernels.fp8 import FP8Rows
+from everscene_kernels.fused_triton import EightBit
+from everscene_kernels.nvfp4 import E4M3_MAX
+
+KINDS = ("cudnn", "triton")
+_SPREAD = 8.0
+
+
+def best_kind() -> str:
+    """cuDNN's kernel where its front end is installed, else our own."""
+    return "cudnn" if attention_cudnn.available() else "triton"
+
+
+def value_scale(weight: Tensor, bias: Tensor) -> float:
+    """The scale of values v = W·h + b, W [D, in], for h of mean square one: a power of two."""
+    square = float(weight.float().square().mean()) * weight.shape[1] + float(bias.float().square().mean())
+    return 2.0 ** math.floor(math.log2(_SPREAD / max(math.sqrt(square), 1e-6)))
+
+
+class EightBitCache:
+    """See the module's head. For one cache of one clip; scales: of the values, one for each layer."""
+
+    def __init__(self, cache: KVCache, scales: Sequence[float], kind: str) -> None:
+        if kind not in KINDS:
+            raise ConfigError(f"FP8 attention is {kind!r}; it is one of {', '.join(KINDS)}")
+        self._cache = cache
+        self._kind = kind
+        shape, device = cache.keys[0].shape[1:], cache.keys[0].device  # [tokens, H, E]
+        eight = torch.float8_e4m3fn
+
+        def empty(of: tuple[int, ...]) -> list[Tensor]:
+            return [torch.zeros(of, dtype=torch.uint8, device=device).view(eight) for _ in scales]
+
+        self._keys, self._values = empty(tuple(shape)), empty(tuple(shape))
+        tokens, heads, width = shape
+        self._columns = empty((heads, width, tokens)) if kind == "triton" else []
+        self._factors = list(scales)
+        self._scales = torch.tensor(scales, device=device)[:, None]  # [layers, 1]
+        self._descales = 1.0 / self._scales
+        self._current = [-1] * cache.table.slots  # by slot: the count of changes that it was converted at
+        self._cudnn = (
+            attention_cudnn.CudnnFP8Attention(cache.slot_tokens, tokens, heads, width, device)
+            if kind == "cudnn"
+            else None
+        )
+
+    def of(self, cache: KVCache) -> bool:
+        """Whether it belongs to this cache."""
+        return self._cache is cache
+
+    def refresh(self, attention: CachedAttention) -> None:
+        """Convert what the forward sees besides its own slot and what is not converted yet."""
+        own = attention.own[0][0] // self._cache.slot_tokens
+        for slot, changes in enumerate(self._cache.changes):
+            if slot != own and self._current[slot] != changes:
+                self._convert(slot)
+                self._current[slot] = changes
+
+    def written(self, attention: CachedAttention) -> None:
+        """Take note that a forward wrote its slot in both forms."""
+        own = attention.own[0][0] // self._cache.slot_tokens
+        self._current[own] = self._cache.changes[own]
+
+    def place(self, layer: int, attention: CachedAttention) -> EightBit:
+        """Where a forward's queries, keys and values of a layer go."""
+        part = slice(attention.own[0][0], sum(attention.own[0]))
+        k, v = self._keys[layer][part], self._values[layer][part]
+        return EightBit(torch.empty_like(k), k, v, self._scales[layer])
+
+    def attend(self, layer: int, q: Tensor, attention: CachedAttention) -> Tensor | FP8Rows:
+        """Queries [R, H, E] in E4M3 over the whole cache: rows [R, H·E] in bfloat16, or in FP8 where they come so."""
+        if self._cudnn is not None:
+            out = self._cudnn(
+                q, self._keys[layer], self._values[layer], self._scales[layer], self._descales[layer]
+            ).flatten(1)
+            return FP8Rows(out, self._descales[layer].expand(len(out), 1).contiguous())
+        start, length = attention.own[0]
+        columns, rows = self._columns[layer].view(torch.uint8), self._values[layer].view(torch.uint8)
+        columns[..., start : start + length] = rows[start : start + length].permute(1, 2, 0)
+        descale = 1.0 / self._factors[layer]
+        return attention_triton.attend_fp8(q, self._keys[layer], self._columns[layer], 1.0, descale).flatten(1)
+
+    def _convert(self, slot: int) -> None:
+        size = self._cache.slot_tokens
+        part = slice(slot * size, (slot + 1) * size)
+        for layer, factor in enumerate(self._factors):
+            self._keys[layer][part] = _e4m3(self._cache.keys[layer][0, part])
+            self._values[layer][part] = _e4m3(self._cache.values[layer][0, part].float() * factor)
+            if self._columns:
+                columns = self._columns[layer].view(torch.uint8)
+                columns[..., part] = self._values[layer].view(torch.uint8)[part].permute(1, 2, 0)
+
+
+def _e4m3(x: Tensor) -> Tensor:
+    return x.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
