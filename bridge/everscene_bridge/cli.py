@@ -63,6 +63,8 @@ LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error.")]
 StateDir = Annotated[Path | None, typer.Option(help="Folder for snapshots; this user's state folder by default.")]
 SnapshotName = Annotated[str, typer.Argument(help="Name of the snapshot.")]
 FutureSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the future that follows.")]
+OscPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen for OSC on this UDP port; 0: any free.")]
+OscHost = Annotated[str, typer.Option(help="Address to listen for OSC on. OSC knows no password.")]
 Endpoint = Annotated[str, typer.Option(help="Control address of the server.")]
 
 
@@ -92,6 +94,8 @@ def serve(
         str, typer.Option(help="Chunks made anew at once for a new prompt: all, last, or N.")
     ] = "all",
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
+    osc_port: OscPort = None,
+    osc_host: OscHost = protocol.LOOPBACK,
     log: Annotated[Path | None, typer.Option(help="Write down the run for `everscene replay`.")] = None,
     state_dir: StateDir = None,
     restore: Annotated[
@@ -133,6 +137,7 @@ def serve(
             viewer_port=viewer_port if viewer else None,
             feed=feed,
             log=log,
+            osc=None if osc_port is None else (osc_host, osc_port),
         )
         run(options, console)
     except (EversceneError, EngineError) as problem:

@@ -22,6 +22,7 @@ from everscene_bridge.errors import SettingsError
 from everscene_bridge.feed_imports import load_any_feed
 from everscene_bridge.feed_player import play
 from everscene_bridge.messages import Notice
+from everscene_bridge.osc import OscInput
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import DEFAULT_SCENE, load_scene
 from everscene_bridge.scene_watch import SceneWatch
@@ -43,10 +44,27 @@ class SidecarOptions:
     feed: Path | None = None  # played until another client sends something
     open_browser: bool = False
     log: Path | None = None  # of the run, for `everscene replay`
+    osc: tuple[str, int] | None = None  # address and UDP port to listen on
+
+
+@dataclass(frozen=True)
+class Running:
+    """A sidecar that runs."""
+
+    server: Server
+    endpoint: str  # of the control socket, from this machine
+    stopping: threading.Event  # set by SIGINT and SIGTERM
 
 
 def run(options: SidecarOptions, console: Console) -> None:
-    """Serve until SIGINT or SIGTERM. Raises what Server, the viewer, the feed and the engine raise at their start."""
+    """Serve until SIGINT or SIGTERM. Raises what `sidecar` raises."""
+    with sidecar(options, console) as running:
+        running.stopping.wait()
+
+
+@contextmanager
+def sidecar(options: SidecarOptions, console: Console) -> Iterator[Running]:
+    """Serve. Raises what Server, the viewer, the feed, OSC and the engine raise at their start."""
     scene = load_scene(options.scene)
     feed = load_any_feed(options.feed) if options.feed is not None else None
     load = loader(options.engine)
@@ -66,7 +84,8 @@ def run(options: SidecarOptions, console: Console) -> None:
         watch = SceneWatch(options.scene, server.change_scene, server.tell_scene_problem)
         watch.start()
         stack.callback(watch.stop)
-        _print_addresses(console, server)
+        osc = stack.enter_context(_osc(options, endpoint)) if options.osc is not None else None
+        _print_addresses(console, server, osc)
         if feed is not None:
             player = _FeedPlayer(endpoint, options.serve.token)
             stack.callback(player.stop)
@@ -75,8 +94,20 @@ def run(options: SidecarOptions, console: Console) -> None:
             ).start()
         if options.open_browser and server.viewer_url is not None and _has_display():
             webbrowser.open(server.viewer_url)
-        stopping.wait()
+        yield Running(server, endpoint, stopping)
         console.print("stopping")
+
+
+@contextmanager
+def _osc(options: SidecarOptions, endpoint: str) -> Iterator[OscInput]:
+    assert options.osc is not None
+    with Client(endpoint, options.serve.token, name="osc") as world:
+        listening = OscInput(world, *options.osc)
+        listening.start()
+        try:
+            yield listening
+        finally:
+            listening.stop()
 
 
 def _open_log(path: Path, choice: EngineChoice, info: EngineInfo) -> RunLog:
@@ -131,7 +162,7 @@ def _has_display() -> bool:
     return True
 
 
-def _print_addresses(console: Console, server: Server) -> None:
+def _print_addresses(console: Console, server: Server, osc: OscInput | None) -> None:
     info = server.stream.timeline.info
     table = Table.grid(padding=(0, 2))
     if server.viewer_url is not None:
@@ -139,6 +170,8 @@ def _print_addresses(console: Console, server: Server) -> None:
     table.add_row("control", server.endpoint)
     table.add_row("frames", server.frames_endpoint)
     table.add_row("ring", str(server.ring.path) if server.ring is not None else "none: frames go through the socket")
+    if osc is not None:
+        table.add_row("osc", f"udp {osc.port}")
     scene = server.stream.timeline.ledger.scene.describe()
     table.add_row("scene", f"{scene.name}: {', '.join(event.name for event in scene.events)}")
     console.print(
