@@ -124,7 +124,7 @@ class Grow(nn.Module):
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[T·B, c, h, w] → [times·T·B, c, h, w], time outermost; channels stay together in memory."""
-        grown = self.conv(x)
+        grown: Tensor = self.conv(x)
         if self.times == 1:
             return grown
         count, channels, height, width = grown.shape
