@@ -34,6 +34,7 @@ from pydantic import ValidationError
 
 from everscene_bridge import protocol
 from everscene_bridge.client_link import Link, Listener
+from everscene_bridge.client_receipts import OpenReceipts
 from everscene_bridge.errors import (
     ClientError,
     Disconnected,
@@ -138,7 +139,8 @@ class Client(Listener):
         self._ring: RingReader | None = None
         self._notices: OrderedDict[int, FrameNotice] = OrderedDict()
         self._pictures: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()  # frame number → topic, picture
-        self._receipts: dict[int, Receipt] = {}
+        self._receipts = OpenReceipts()
+        self._marker = 0  # id of the ping whose answer follows all receipts that the server knows of
         self._answers: dict[int, Stats | Pong | Reply | None] = {}
         self._link = Link(endpoint, token if token is not None else token_from_environment(), self)
         self._link.start()
@@ -163,8 +165,8 @@ class Client(Listener):
         with self._changed:
             self._closed = True
             self._connected = False
-            self._fail_receipts(Disconnected("the client was closed"))
             self._changed.notify_all()
+        self._receipts.fail(Disconnected("the client was closed"))
         self._link.close(pack(Bye()))
 
     # What is known of the server
@@ -261,10 +263,11 @@ class Client(Listener):
             first = problem.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             raise Rejected("out_of_range", f"{place}: {first['msg']}") from None
+        packed = pack(message)
         with self._changed:
             self._must_be_connected()
-            self._receipts[receipt.id] = receipt
-        self._link.send(pack(message))
+            self._receipts.add(receipt, packed)
+        self._link.send(packed)
         return receipt
 
     def seen(self, frame: Frame) -> None:
@@ -450,8 +453,8 @@ class Client(Listener):
         with self._changed:
             self._refused = why
             self._connected = False
-            self._fail_receipts(why)
             self._changed.notify_all()
+        self._receipts.fail(why)
 
     def on_message(self, message: ServerMessage) -> None:
         """Hand it to whoever waits for it."""
@@ -460,10 +463,12 @@ class Client(Listener):
         elif isinstance(message, Refusal):
             self.on_refused(Refused(message.code, message.reason))
         elif isinstance(message, ReceiptMessage):
-            self._take_receipt(message)
+            self._receipts.take(message)
         elif isinstance(message, ErrorMessage):
             self._take_error(message)
         elif isinstance(message, Stats | Pong | Reply):
+            if isinstance(message, Pong) and message.id == self._marker:
+                self._receipts.all_named()
             with self._changed:
                 if message.id in self._answers:
                     self._answers[message.id] = message
@@ -478,10 +483,14 @@ class Client(Listener):
             kind = self._inline or ("raw" if is_loopback(self._host()) else "jpeg")
             topics.append(protocol.TOPIC_RAW if kind == "raw" else protocol.TOPIC_JPEG)
         with self._changed:
-            if self._welcome is not None and self._welcome.epoch != welcome.epoch:
+            same = self._welcome is not None and self._welcome.epoch == welcome.epoch
+            again: list[bytes] = []
+            if same:
+                again = self._receipts.welcomed()
+            else:
                 self._notices.clear()
                 self._pictures.clear()
-                self._fail_receipts(Disconnected("the server was restarted before it was applied"))
+                self._receipts.fail(Disconnected("the server was restarted before it was applied"))
             self._welcome = welcome
             self._ring = ring
             self._state = welcome.state
@@ -489,6 +498,10 @@ class Client(Listener):
             self._connected = True
             self._changed.notify_all()
         self._link.follow(welcome.frames_endpoint.replace("://*:", f"://{self._host()}:"), topics)
+        for message in again:
+            self._link.send(message)
+        self._marker = next(self._ids)
+        self._link.send(pack(Ping(id=self._marker)))
 
     def _host(self) -> str:
         host = urlsplit(self.endpoint).hostname or protocol.LOOPBACK
@@ -503,19 +516,9 @@ class Client(Listener):
             log.info("frames come through the socket: %s", why)
             return None
 
-    def _take_receipt(self, message: ReceiptMessage) -> None:
-        with self._changed:
-            final = message.state != "accepted"
-            receipt = self._receipts.pop(message.id, None) if final else self._receipts.get(message.id)
-        if receipt is not None:
-            receipt.take(message)
-
     def _take_error(self, message: ErrorMessage) -> None:
         log.warning("the server could not take a message: %s (%s)", message.reason, message.code)
-        with self._changed:
-            receipt = self._receipts.pop(message.id or 0, None)
-        if receipt is not None:
-            receipt.fail(Rejected(message.code, message.reason))
+        self._receipts.take_error(message)
         if message.code == "no_hello":
             self._say_hello()
 
@@ -548,11 +551,6 @@ class Client(Listener):
             self._welcome = self._welcome.model_copy(update={"scene": notice.scene})
         if self._on_notice is not None:
             self._on_notice(notice)
-
-    def _fail_receipts(self, why: ClientError) -> None:
-        for receipt in self._receipts.values():
-            receipt.fail(why)
-        self._receipts.clear()
 
 
 def _decode(picture: tuple[bytes, bytes], notice: FrameNotice) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from everscene_bridge import protocol
 from everscene_bridge.commands import Commands
 from everscene_bridge.errors import InputRejected, MessageError
 from everscene_bridge.inputs import Action
+from everscene_bridge.kept_receipts import KeptReceipts
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.live import LiveStream
 from everscene_bridge.messages import (
@@ -89,7 +90,7 @@ class Control:
         self._replies: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
         self._by_route: dict[bytes, Session] = {}
         self._by_client: dict[int, Session] = {}
-        self._open: set[tuple[int, int]] = set()  # client_id and id of inputs without a final receipt
+        self._receipts = KeptReceipts()
         self._outbox: queue.SimpleQueue[list[Outcome]] = queue.SimpleQueue()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -200,14 +201,18 @@ class Control:
                 return
             for outcome in outcomes:
                 one = outcome.input
-                self._open.discard((one.client_id, one.id))
+                final = pack(_receipt(outcome))
+                self._receipts.closed(one.client_id, one.id, final, self._now_ns())
                 session = self._by_client.get(one.client_id)
                 if session is not None:
-                    self._send(session.route, _receipt(outcome))
+                    self._send_packed(session.route, final)
 
     def _send(self, route: bytes, message: Message) -> None:
+        self._send_packed(route, pack(message))
+
+    def _send_packed(self, route: bytes, message: bytes) -> None:
         try:
-            self._socket.send_multipart([route, pack(message)], zmq.NOBLOCK)
+            self._socket.send_multipart([route, message], zmq.NOBLOCK)
         except zmq.Again:
             log.warning("a client does not read its messages; it is forgotten")
             self._forget(route)
@@ -246,6 +251,7 @@ class Control:
             client_id = session.client_id
             self._commands.take(message, lambda reply: self._reply(client_id, reply))
         elif isinstance(message, Bye):
+            self._receipts.forget(session.client_id)
             self._forget(route)
 
     def _now_ns(self) -> int:
@@ -267,6 +273,8 @@ class Control:
             reason = f"{protocol.MAX_CLIENTS} clients are connected; no more are taken"
             self._send(route, Refusal(code="busy", reason=reason, protocol=ours))
             return
+        known = self._by_route.get(route)
+        again = known is not None and known.client_id == hello.client_id
         self._forget(route)
         before = self._by_client.get(hello.client_id)
         if before is not None:
@@ -276,6 +284,9 @@ class Control:
         self._by_client[hello.client_id] = session
         log.info("client %r is here (%s)", hello.client, hello.language or "no language given")
         self._send(route, self._welcome())
+        if not again:
+            for missed in self._receipts.missed(hello.client_id, self._now_ns()):
+                self._send_packed(route, missed)
 
     def _drop_silent(self) -> None:
         """Forget those whose connection is gone: an empty send to them fails."""
@@ -283,11 +294,10 @@ class Control:
             self._send(route, Pong(server_ns=self._now_ns(), epoch=self._epoch))
 
     def _accept(self, session: Session, message: Event | Prompt | Slots) -> None:
-        if (session.client_id, message.id) in self._open:
-            reason = f"the id {message.id} stands for an event or prompt whose receipt is open"
-            raise MessageError("duplicate_id", reason, message.id)
         stream = self._stream
         now_ns = self._now_ns()
+        if self._repeat(session, message.id, now_ns):
+            return
         with stream.changed:
             try:
                 if self.closing:
@@ -298,7 +308,10 @@ class Control:
                 stream.timeline.ledger.totals.rejected += 1
                 self._send(session.route, _rejected(message.id, message.client_ns, why.code, why.reason))
                 return
-            self._open.add((session.client_id, message.id))
+            accepted = pack(
+                ReceiptMessage(id=message.id, client_ns=message.client_ns, state="accepted", order=new.order)
+            )
+            self._receipts.opened(session.client_id, message.id, session.route, accepted)
             self._announce(session, message, new.order, now_ns)
             if stream.run_log is not None:
                 said = message.model_dump(exclude_none=True, exclude={"id", "client_ns"})
@@ -306,8 +319,24 @@ class Control:
                 stream.run_log.write("input", order=new.order, client=session.name, after_frame=frame, said=said)
             stream.hand_out()
             stream.changed.notify_all()
-        accepted = ReceiptMessage(id=message.id, client_ns=message.client_ns, state="accepted", order=new.order)
-        self._send(session.route, accepted)
+        self._send_packed(session.route, accepted)
+
+    def _repeat(self, session: Session, message_id: int, now_ns: int) -> bool:
+        """Whether an event or prompt has come before, over a connection that broke: then its receipt is sent again."""
+        waiting = self._receipts.find_open(session.client_id, message_id)
+        if waiting is not None and waiting.route == session.route:
+            reason = f"the id {message_id} stands for an event or prompt whose receipt is open"
+            raise MessageError("duplicate_id", reason, message_id)
+        if waiting is not None:
+            waiting.route = session.route
+            receipt = waiting.accepted
+        else:
+            final = self._receipts.find_final(session.client_id, message_id, now_ns)
+            if final is None:
+                return False
+            receipt = final
+        self._send_packed(session.route, receipt)
+        return True
 
     def _action(self, message: Event | Prompt | Slots) -> Action:
         scene = self._stream.timeline.ledger.scene

@@ -82,6 +82,7 @@ namespace Everscene
             choresAtMs = 0;
             if (again) reconnects++;
             if (answersDueMs >= 0) answersDueMs = ControlLink.NowMs + UnansweredMs;
+            foreach (Receipt receipt in open.Values) receipt.WasNamed = false;
             bool news = State != ClientState.Connected;
             State = ClientState.Connected;
             if (news) Connected?.Invoke(welcome);
@@ -109,7 +110,9 @@ namespace Everscene
         void HearReceipt(ReceiptNews heard)
         {
             Receipt receipt;
-            if (!open.TryGetValue(heard.Id, out receipt) || !receipt.Advance(heard)) return;
+            if (!open.TryGetValue(heard.Id, out receipt)) return;
+            receipt.WasNamed = true;
+            if (!receipt.Advance(heard)) return;
             if (receipt.IsFinal) open.Remove(receipt.Id);
             if (receipt.IsApplied) unseen.Add(receipt);
             ReceiptChanged?.Invoke(receipt);
@@ -129,7 +132,7 @@ namespace Everscene
             if (answersDueMs >= 0 && nowMs > answersDueMs)
             {
                 answersDueMs = -1;
-                LoseAll("no answer came after the connection was lost", true);
+                LoseUnnamed("no answer came after the connection was lost");
             }
             if (State == ClientState.Connected && (pingsSoon > 0 || nowMs >= pingAtMs)) Ping(nowMs);
             if (nowMs - markMs < 1000) return;
@@ -151,9 +154,23 @@ namespace Everscene
             lost.Clear();
             foreach (Receipt receipt in open.Values)
                 if (receipt.WasSent || !onlySent) lost.Add(receipt);
+            EndLost(reason);
+            unseen.Clear();
+        }
+
+        // After a break the server names every event and prompt that it still knows of.
+        void LoseUnnamed(string reason)
+        {
+            lost.Clear();
+            foreach (Receipt receipt in open.Values)
+                if (receipt.WasSent && !receipt.WasNamed) lost.Add(receipt);
+            EndLost(reason);
+        }
+
+        void EndLost(string reason)
+        {
             foreach (Receipt receipt in lost)
                 HearReceipt(new ReceiptNews { Id = receipt.Id, State = ReceiptState.Lost, Reason = reason });
-            unseen.Clear();
         }
 
         // On the control thread, before the news of the welcome: where will frames come from?

@@ -103,6 +103,9 @@ namespace Everscene
         /// <summary>Set by the sending thread.</summary>
         internal volatile bool WasSent;
 
+        /// <summary>Whether the server has named it since its latest welcome.</summary>
+        internal bool WasNamed;
+
         internal void MarkSeen(long nowNs) => SeenMs = (nowNs - SentNs) / 1e6;
 
         /// <summary>Runs what awaits it. Apart from Advance, so that the callbacks of an event come first.</summary>

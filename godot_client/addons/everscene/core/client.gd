@@ -19,6 +19,8 @@ const LAST_RETRY_MS := 2000
 ## A message for a server that is not there waits this long before it is given up.
 const OFFLINE_MS := 5000
 const MAX_WAITING := 256
+## Id of the ping whose answer comes after all receipts that the server names again.
+const ALL_NAMED := -1
 
 var phase := Phase.WAITING
 var frames: FrameSource
@@ -38,6 +40,8 @@ var _is_live_told := false
 var _unanswered := {}
 ## Events and prompts that were accepted and are not settled, by id.
 var _open := {}
+## Those of them that the server has not named again since the break.
+var _unnamed := {}
 
 var _mutex := Mutex.new()
 var _outbox: Array[Dictionary] = []
@@ -166,12 +170,15 @@ func _obey(type: String, message: Dictionary) -> void:
 			else:
 				_halt(message["code"], reason)
 		"receipt":
-			_keep_account(message)
-			_tell("receipt", message)
+			if _keep_account(message):
+				_tell("receipt", message)
 		"error":
 			_take_error(message)
 		"stats", "pong", "reply":
-			_tell(type, message)
+			if type == "pong" and message.get("id") == ALL_NAMED:
+				_lose_unnamed()
+			else:
+				_tell(type, message)
 
 
 func _welcome(message: Dictionary) -> void:
@@ -191,6 +198,9 @@ func _welcome(message: Dictionary) -> void:
 		_tell("connected", message)
 	for id: int in _unanswered:
 		_control.send(Msgpack.encode(_unanswered[id]["message"]))
+	if not _open.is_empty():
+		_unnamed = _open.duplicate()
+		_control.send(Msgpack.encode({"type": "ping", "id": ALL_NAMED}))
 
 
 func _take_error(message: Dictionary) -> void:
@@ -206,13 +216,24 @@ func _take_error(message: Dictionary) -> void:
 	_tell_error(message["code"], message["reason"])
 
 
-func _keep_account(receipt: Dictionary) -> void:
+## Whether the receipt tells anything new: after a break the server names again what it knows of.
+func _keep_account(receipt: Dictionary) -> bool:
 	var id: int = receipt["id"]
-	if receipt["state"] == "accepted":
-		_open[id] = _unanswered.get(id, {})
-	else:
+	var is_open := _open.has(id)
+	var is_news: bool = _unanswered.has(id) or (is_open and receipt["state"] != "accepted")
+	_unnamed.erase(id)
+	if receipt["state"] != "accepted":
 		_open.erase(id)
+	elif not is_open and is_news:
+		_open[id] = _unanswered[id]
 	_unanswered.erase(id)
+	return is_news
+
+
+func _lose_unnamed() -> void:
+	for id: int in _unnamed:
+		_open.erase(id)
+	_give_up(_unnamed, "lost", "the connection was lost, and its receipt with it")
 
 
 func _empty_outbox(now: int) -> void:
