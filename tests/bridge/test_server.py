@@ -480,14 +480,14 @@ def test_a_taken_port_is_named_with_the_option_to_change(server: Server, tmp_pat
     port = int(server.endpoint.rsplit(":", 1)[1])
     settings = ServeSettings(control_port=port, frames_port=0, ring_dir=tmp_path)
     with pytest.raises(PortTaken, match=f"{port}.*--control-port"):
-        Server(make_engine(), make_engine, server._scene, settings)
+        Server(make_engine(), make_engine, server.stream.timeline.ledger.scene, settings)
 
 
 def test_a_first_prompt_that_the_model_does_not_know_stops_the_start(server: Server, tmp_path: Path) -> None:
     engine = PatternEngine(vocabulary=frozenset({"a", "red"}))
     settings = ServeSettings(control_port=0, frames_port=0, ring_dir=tmp_path)
     with pytest.raises(SceneError, match="first prompt"):
-        Server(engine, lambda: engine, server._scene, settings)
+        Server(engine, lambda: engine, server.stream.timeline.ledger.scene, settings)
 
 
 def test_stopping_unlinks_the_ring_and_says_so_in_it(start_server: StartServer) -> None:
