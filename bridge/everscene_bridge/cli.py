@@ -18,6 +18,7 @@ from everscene_bridge.cli_director import bench_director, scene_app
 from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.cli_record import record
+from everscene_bridge.cli_show import show
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import ClientError, EversceneError, SettingsError
@@ -38,6 +39,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(feed_app, name="feed")
 bench_app.command("director")(bench_director)
 app.command()(record)
+app.command()(show)
 console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"

@@ -9,6 +9,7 @@ with the unused inputs in it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from everscene_bridge.allow import PromptRule
 from everscene_bridge.director import Director, Scenery, combined, outranked, with_when_of
 from everscene_bridge.errors import InputRejected
 from everscene_bridge.inputs import Action, Input, settle
@@ -51,6 +52,7 @@ class Ledger:
         self.outcomes: list[Outcome] = []  # whoever tells the clients takes them out
         self.blending: int | None = None  # priority of the blend under way
         self.director = Director()
+        self.allow: PromptRule | None = None  # which free prompts are taken; None: any
         self._check = check
         self._max_waiting = max_waiting
         self._head = scene.initial
@@ -63,6 +65,8 @@ class Ledger:
         self, action: Action, received_ns: int, client_id: int = 0, input_id: int = 0, client_ns: int | None = None
     ) -> Input:
         """Take an event or prompt. Raises InputRejected, and then nothing has changed."""
+        if self.allow is not None:
+            self.allow.check(action, self.scene.slots)
         self._make_room()
         may_go_on = self.director.admit(action, self._scenery(), received_ns)
         earlier = self._earlier(action)

@@ -95,6 +95,7 @@ class Server:
             run_log,
             lambda snapshot: self._commands.keep_automatic(snapshot),
         )
+        self.stream.timeline.ledger.allow = self.settings.prompts
         if first is not None:
             self.stream.put_back(engine, first, None)
         self._commands = Commands(self.stream, self.settings.state_folder, self._info.model)

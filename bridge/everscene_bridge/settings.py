@@ -3,10 +3,12 @@
 import ipaddress
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from everscene_bridge import protocol, snapshots
+from everscene_bridge.allow import PromptRule
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.ring_layout import MAX_SLOTS, MIN_SLOTS
 from everscene_bridge.timeline import TimelineSettings
@@ -17,6 +19,16 @@ TOKEN_VARIABLE = "EVERSCENE_TOKEN"
 def token_from_environment() -> str | None:
     """The token that programs use when none is given to them."""
     return os.environ.get(TOKEN_VARIABLE) or None
+
+
+def notify_socket() -> str | None:
+    """Where systemd wants to hear from us, if it started us so."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Our environment with more in it, for a process that we start. systemd hears from us alone."""
+    return {name: value for name, value in {**os.environ, **variables}.items() if name != "NOTIFY_SOCKET"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class ServeSettings:
     restore: str | None = None  # name of the snapshot to start from; `last`: the newest automatic one, if there is any
     autosave_s: float = 10.0  # between automatic snapshots, from which a failed engine goes on; 0: none
     timeline: TimelineSettings = field(default_factory=TimelineSettings)
+    prompts: PromptRule | None = None  # which free prompts are taken; None: any
 
     @property
     def state_folder(self) -> Path:
