@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from everscene_kernels.fused_triton import _e4m3
 from everscene_kernels.nvfp4_triton import _check_device
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -34,7 +35,7 @@ class Tile(NamedTuple):
 
 SHORT = Tile(128, 64, 8, 3)  # over the rows of a prompt
 LONG = Tile(128, 128, 8, 3)  # over a cache
-_INTERPRETED = Tile(16, 16, 1, 1)
+_INTERPRETED = Tile(32, 32, 1, 1)
 
 
 @triton.jit
@@ -43,6 +44,15 @@ def _dot(a, b, total):
         return tl.dot(a, b, total)
     else:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+
+
+@triton.jit
+def _as(x, kind: tl.constexpr):
+    """float32 probabilities in the values' dtype, to nearest: the interpreter's own conversion cuts off."""
+    if _NATIVE or kind != tl.float8e4nv:
+        return x.to(kind)
+    else:
+        return _e4m3(x).to(tl.float8e4nv, bitcast=True)
 
 
 @triton.jit
@@ -79,7 +89,7 @@ def _attend_kernel(
         shrink = tl.exp2(top - highest)
         likely = tl.exp2(scores - (highest - SHIFT)[:, None])
         total = total * shrink + tl.sum(likely, axis=1)
-        gathered = _dot(likely.to(vs.dtype), vs, gathered * shrink[:, None])
+        gathered = _dot(_as(likely, vs.dtype), vs, gathered * shrink[:, None])
         top = highest
         k_at += N * k_row
         v_at += N * v_row

@@ -25,4 +25,5 @@ def small_transformer(config: TransformerConfig = TRANSFORMER, seed: int = 0) ->
 def small_prompt(model: WanTransformer, seed: int = 0, words: int = 5, prompts: int = 1) -> Conditioning:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(prompts, words, model.config.text_dim, generator=generator)
-    return model.condition(TextEmbedding(tokens, torch.full((prompts,), words)))
+    text = TextEmbedding(tokens, torch.full((prompts,), words))
+    return model.condition(text.to(model.patch_embedding.weight.device))

@@ -22,7 +22,7 @@ import triton
 from everscene_engine.fast_transformer import accelerated
 
 DEVICE = torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
-CONFIG = TransformerConfig(dim=32, ffn_dim=64, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
+CONFIG = TransformerConfig(dim=64, ffn_dim=96, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
 BF16 = 0.02  # relative, of a flow: a few roundings of bfloat16 fall the other way
 FP8 = 0.12  # relative: E4M3 rows have 0.026, and a forward is a dozen products
 
@@ -63,8 +63,8 @@ def test_a_forward_computes_what_the_plain_one_does(precision: str, room: float)
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 @torch.no_grad()
 def test_fp8_attention_over_a_full_cache_is_near_the_plain_one(precision: str) -> None:
-    wanted, kept = flow_and_cache(model(), chunks=5)
-    found, left = flow_and_cache(accelerated(model(), precision, "triton"), chunks=5)
+    wanted, kept = flow_and_cache(model(), chunks=4)
+    found, left = flow_and_cache(accelerated(model(), precision, "triton"), chunks=4)
     assert error(found, wanted) < FP8
     assert all(error(a, b) < FP8 for a, b in zip(left, kept, strict=True))
 
@@ -79,7 +79,7 @@ def test_a_slot_written_elsewhere_is_converted_before_it_is_seen() -> None:
     turn = rotation(torch.arange(2, device=DEVICE), 2, 3, CONFIG.head_dim)
     seen = cache.attention(slots[1], slots[:1])
     before = fast(latents, times, turn, seen, text)
-    k, v = torch.randn(2, 1, 12, 2, 16, generator=torch.Generator().manual_seed(2)).to(DEVICE, torch.bfloat16)
+    k, v = torch.randn(2, 1, 12, 2, 32, generator=torch.Generator().manual_seed(2)).to(DEVICE, torch.bfloat16)
     for layer in range(2):
         cache.attention(slots[0], []).keep(layer, k, v)
     after = fast(latents, times, turn, seen, text)
@@ -97,7 +97,7 @@ def test_a_clean_pass_leaves_what_the_plain_one_leaves() -> None:
 
 
 def latents_after(transformer: WanTransformer, act: Callable[[LatentStream], None]) -> Tensor:
-    stream = LatentStream(transformer, replace(STREAM, window_chunks=2, shot_sink=True, shot_offset=2), seed=1)
+    stream = LatentStream(transformer, replace(STREAM, window_chunks=2, shot_sink=True, shot_offset=2, steps=1), seed=1)
     stream.steer(small_prompt(transformer))
     stream.generate()
     stream.generate()
@@ -124,7 +124,7 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
     with pytest.raises(ConfigError, match="float32"):
         accelerated(small_transformer(CONFIG))
     with pytest.raises(ConfigError, match="heads of a power of two, not 24"):
-        accelerated(small_transformer(replace(CONFIG, dim=48)).bfloat16())
+        accelerated(small_transformer(replace(CONFIG, dim=48)).to(DEVICE, torch.bfloat16))
     with pytest.raises(ConfigError, match="precision is 'int8'; on the fast path it is one of bf16, fp8"):
         accelerated(model(), "int8")
     with pytest.raises(ConfigError, match="attention is 'int8'"):
@@ -132,4 +132,4 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
     two = torch.zeros(2, 2, 4, 4, 6).to(DEVICE, torch.bfloat16)
     fast = accelerated(model())
     with pytest.raises(ConfigError, match="one clip"):
-        fast(two, torch.zeros(2, 2), rotation(torch.arange(2), 2, 3, 16), None, small_prompt(fast))
+        fast(two, torch.zeros(2, 2), rotation(torch.arange(2), 2, 3, 32), None, small_prompt(fast))

@@ -14,7 +14,7 @@ from everscene_kernels.attention_triton import attend, attend_fp8, attend_refere
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 BF16 = 0.01  # relative: operands and probabilities in bfloat16
-FP8 = 0.06  # relative: probabilities in E4M3; its operands are exact
+FP8 = 0.04  # relative: probabilities in E4M3 (0.026 each); operands are exact
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -25,7 +25,7 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found.float() - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize(("tokens", "keys"), [(16, 16), (21, 37), (5, 1)])
+@pytest.mark.parametrize(("tokens", "keys"), [(32, 32), (37, 69), (5, 1)])
 def test_every_key_is_seen_once(tokens: int, keys: int) -> None:
     q, k, v = noise(tokens, 2, 16), noise(keys, 2, 16, seed=1), noise(keys, 2, 16, seed=2)
     assert error(attend(q, k, v), attend_reference(q, k, v)) < BF16
@@ -47,7 +47,7 @@ def test_keys_and_values_are_read_in_a_larger_tensor() -> None:
 
 
 def test_fp8_attention_is_near_the_definition_on_the_same_numbers() -> None:
-    q, k, v = (noise(n, 2, 16, seed=n).to(torch.float8_e4m3fn) for n in (18, 35, 35))
+    q, k, v = (noise(n, 2, 32, seed=n).to(torch.float8_e4m3fn) for n in (18, 35, 35))
     columns = v.permute(1, 2, 0).contiguous()
     found = attend_fp8(q, k, columns, 0.5, 2.0)
     assert error(found, attend_reference(q, k, v, None, 0.5, 2.0)) < FP8
