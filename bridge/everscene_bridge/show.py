@@ -136,11 +136,11 @@ class StageManager:
         (self._stage.resume if opens else self._stage.pause)()
         self._open = opens
         self._frame_at = self._input_at = now
+        if self._recording is not None:
+            (self._recording.begin if opens else self._recording.end)()
         for feed in (self._feed, None if opens else self._idle):
             if feed is not None:
                 (feed.begin if opens else feed.end)()
-        if self._recording is not None:
-            (self._recording.begin if opens else self._recording.end)()
 
     def _look_at_inputs(self, now: float) -> None:
         idle, spec = self._idle, self._show.file.idle
