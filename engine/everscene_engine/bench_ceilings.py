@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from everscene_engine.attention import attend
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.stopwatch import Stopwatch
+from everscene_kernels.attention_cudnn import CudnnFP8Attention
 from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
 
 
@@ -32,9 +33,14 @@ class Ceiling:
 
 
 def ceilings(
-    model: TransformerConfig, stream: StreamConfig, text_rows: int, device: torch.device, dtype: torch.dtype
+    model: TransformerConfig,
+    stream: StreamConfig,
+    text_rows: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    eight_bit: str | None = None,
 ) -> list[Ceiling]:
-    """What a forward in the steady state consists of, measured."""
+    """What a forward in the steady state consists of, measured. eight_bit: cudnn or triton, FP8 attention as well."""
     tokens = stream.chunk_frames * stream.frame_tokens
     keys = tokens * (stream.window_chunks + 2)
     layers, dim, inner = model.layers, model.dim, model.ffn_dim
@@ -51,6 +57,8 @@ def ceilings(
     ]
     for name, length in (("self-attention", keys), ("cross-attention", text_rows)):
         ms = _attention(watch, tokens, length, model, device, dtype)
+        if eight_bit is not None and name == "self-attention":
+            ms["fp8"] = _eight_bit_attention(watch, tokens, length, model, device, eight_bit)
         found.append(Ceiling(name, layers, 4.0 * tokens * length * dim, ms))
     return found
 
@@ -89,3 +97,17 @@ def _attention(
     q = torch.randn(1, tokens, model.heads, model.head_dim, device=device, dtype=dtype)
     k, v = torch.randn(2, 1, keys, model.heads, model.head_dim, device=device, dtype=dtype).unbind(0)
     return {"plain": watch.each(lambda: attend(q, k, v), repeat=5, warm=2)}
+
+
+def _eight_bit_attention(
+    watch: Stopwatch, tokens: int, keys: int, model: TransformerConfig, device: torch.device, kind: str
+) -> float:
+    from everscene_kernels.attention_triton import attend_fp8  # triton is on machines with a GPU
+
+    shape = (model.heads, model.head_dim)
+    q, k, v = (torch.randn(n, *shape, device=device).to(torch.float8_e4m3fn) for n in (tokens, keys, keys))
+    if kind == "cudnn":
+        made, one = CudnnFP8Attention(tokens, keys, *shape, device), torch.ones(1, device=device)
+        return watch.each(lambda: made(q, k, v, one, one), repeat=5, warm=2)
+    columns = v.view(torch.uint8).permute(1, 2, 0).contiguous().view(torch.float8_e4m3fn)
+    return watch.each(lambda: attend_fp8(q, k, columns, 1.0, 1.0), repeat=5, warm=2)

@@ -24,7 +24,7 @@ from everscene_engine.bench_machine import clocks, machine
 from everscene_engine.bench_profile import kernel_times
 from everscene_engine.bench_run import World, compare, make_world
 from everscene_engine.errors import ConfigError
-from everscene_engine.fast_transformer import ATTENTIONS, PRECISIONS
+from everscene_engine.precision import ATTENTIONS, PRECISIONS, eight_bit_kernel
 from everscene_engine.random_models import DECODERS
 
 PATHS = ("auto", "fast", "plain")
@@ -94,7 +94,7 @@ def run(options: BenchOptions) -> Iterator[Result]:
         result = _guarded(name, work)
         summary |= {key: value for key, value in result.items() if key in _SUMMARY}
         yield result
-    yield _with_ratio(summary, world)
+    yield _with_ratio(summary)
 
 
 _SUMMARY = ("fps", "denoise_fps", "first_frame_s", "memory_gb", "floor_ms", "forward_ms", "error")
@@ -127,20 +127,25 @@ def _steady(world: World, chunks: int) -> Result:
 
 
 def _ceilings(world: World) -> Result:
-    found = ceilings(world.preset.transformer, world.config, world.text_rows, world.device, world.dtype)
-    floors = {
-        "plain": floor_ms(found, "plain", "plain"),
-        "fp8 products": floor_ms(found, "fp8", "plain"),
+    options = world.options
+    eight = eight_bit_kernel(options.attention)
+    found = ceilings(world.preset.transformer, world.config, world.text_rows, world.device, world.dtype, eight)
+    floors = {"plain": floor_ms(found, "plain", "plain"), "fp8 products": floor_ms(found, "fp8", "plain")}
+    if eight is not None:
+        floors["fp8 products and attention"] = floor_ms(found, "fp8", "fp8")
+    attention = "plain" if eight is None else "fp8"
+    return {
+        "each": [ceiling.plain() for ceiling in found],
+        "floors_ms": {name: round(ms, 2) for name, ms in floors.items()},
+        "floor_ms": round(floor_ms(found, "fp8" if options.precision == "fp8" else "plain", attention), 2),
     }
-    return {"each": [ceiling.plain() for ceiling in found], "floor_ms": {k: round(v, 2) for k, v in floors.items()}}
 
 
-def _with_ratio(summary: Result, world: World) -> Result:
-    """The summary with how many times its floor a forward takes."""
+def _with_ratio(summary: Result) -> Result:
+    """The summary with how many times its floor, at its own precision, a forward takes."""
     floor, forward = summary.get("floor_ms"), summary.get("forward_ms")
-    if isinstance(floor, dict) and isinstance(forward, float):
-        of = floor["fp8 products" if world.options.precision == "fp8" else "plain"]
-        summary["times_the_floor"] = round(forward / of, 3)
+    if floor and forward:
+        summary["times_the_floor"] = round(forward / floor, 3)
     return summary
 
 

@@ -25,11 +25,6 @@ KINDS = ("cudnn", "triton")
 _SPREAD = 8.0
 
 
-def best_kind() -> str:
-    """cuDNN's kernel where its front end is installed, else our own."""
-    return "cudnn" if attention_cudnn.available() else "triton"
-
-
 def value_scale(weight: Tensor, bias: Tensor) -> float:
     """The scale of values v = W·h + b, W [D, in], for h of mean square one: a power of two."""
     square = float(weight.float().square().mean()) * weight.shape[1] + float(bias.float().square().mean())

@@ -28,17 +28,16 @@ from torch import Tensor, nn
 from everscene_engine.attention import SelfAttention
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import TransformerConfig
-from everscene_engine.eight_bit import EightBitCache, best_kind, value_scale
+from everscene_engine.eight_bit import EightBitCache, value_scale
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import CachedAttention
+from everscene_engine.precision import ATTENTIONS, PRECISIONS, eight_bit_kernel
 from everscene_engine.rope import Rotation
 from everscene_engine.transformer import Attention, Block, WanTransformer
 from everscene_kernels import attention_triton, fused_triton
 from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
 from everscene_kernels.fused import Affine, Modulation
 
-PRECISIONS = ("bf16", "fp8")
-ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")
 TEXT_ROWS = 64  # prompts are padded to a multiple of this
 Rows = Tensor | FP8Rows
 
@@ -155,7 +154,7 @@ class _Inputs:
 class FastTransformer(WanTransformer):
     """See the module's head. One clip at a time; made by `accelerated`."""
 
-    def __init__(self, plain: WanTransformer, fp8: bool, attention: str, graphs: bool) -> None:
+    def __init__(self, plain: WanTransformer, fp8: bool, eight_bit: str | None, graphs: bool) -> None:
         nn.Module.__init__(self)
         self.config: TransformerConfig = plain.config
         self.patch_embedding = plain.patch_embedding
@@ -166,7 +165,7 @@ class FastTransformer(WanTransformer):
         self.fast_layers = [FastLayer(block, fp8) for block in blocks]
         self.blocks, self.head = plain.blocks, plain.head
         self._fp8 = fp8
-        self._attention = attention
+        self._eight_kernel = eight_bit
         self._eight: EightBitCache | None = None
         self._graphs_wanted = graphs and self.modulation.is_cuda
         self._texts: dict[int, _Text] = {}
@@ -206,11 +205,11 @@ class FastTransformer(WanTransformer):
 
     def _eight_bit(self, attention: CachedAttention | None) -> EightBitCache | None:
         """The cache in E4M3, for a forward that sees all of it; the others are few or short."""
-        if self._attention == "bf16" or attention is None or not attention.sees_all:
+        if self._eight_kernel is None or attention is None or not attention.sees_all:
             return None
         if self._eight is None or not self._eight.of(attention.cache):
             scales = [layer.value_scale for layer in self.fast_layers]
-            self._eight = EightBitCache(attention.cache, scales, self._attention)
+            self._eight = EightBitCache(attention.cache, scales, self._eight_kernel)
             self._graphs.clear()
         return self._eight
 
@@ -353,6 +352,7 @@ def accelerated(
     eight = precision == "fp8" or attention != "bf16"
     if eight and weight.is_cuda and not has_fp8_units(weight.device, config.dim, config.ffn_dim):
         raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16")
-    kind = best_kind() if attention == "fp8" else attention
     with torch.inference_mode():
-        return FastTransformer(plain, precision == "fp8", kind, graphs).eval().requires_grad_(False)
+        return (
+            FastTransformer(plain, precision == "fp8", eight_bit_kernel(attention), graphs).eval().requires_grad_(False)
+        )
