@@ -1,16 +1,19 @@
-"""Few-step distillation on the model's own long videos: distribution matching with a live cache.
+"""Few-step distillation on the model's own long videos, with a live cache: two methods.
 
 The student rolls out streams of its own: real cache, sink, recache at prompt changes, rollbacks, for many seconds. On
-each new chunk it is corrected. Its clean prediction m at one of its denoising steps gets noise, and two other networks,
-which follow the same stream with caches of their own, say where that came from: the teacher (the teacher-forced model,
-led away from the prompt without subject and moment by classifier-free guidance) and the critic (the same network,
-trained all the while on the student's predictions). The gradient of m is
+each new chunk it is corrected, so what goes wrong only after minutes is corrected where it happens, and no real clip is
+needed ("Self Forcing", Huang et al. 2025; over long streams, "streaming long tuning", LongLive 2025). A teacher, the
+teacher-forced model, follows the same stream with a cache of its own; it is led away from the prompt without subject
+and moment by classifier-free guidance.
 
-    (m_critic − m_teacher) / mean |m − m_teacher|
-
-which vanishes when the student's videos are spread as the teacher would have them. No real clip is needed, and what
-goes wrong only after minutes is corrected where it happens. (Distribution matching distillation, Yin et al. 2024; on
-own rollouts, Huang et al. 2025, "Self Forcing"; over long ones, "streaming long tuning", LongLive 2025.)
+    guidance   At every denoising step the student's flow is drawn to the guided teacher's flow from the same noisy
+               latents and the same past (mean square error). Targets carry no noise of their own, so a few hundred
+               steps on a CPU teach it.
+    matching   The student's clean prediction m at one denoising step gets noise, and two networks say where that came
+               from: the teacher, and a critic that is trained all the while on the student's predictions. The gradient
+               of m is (m_critic − m_teacher) / mean |m − m_teacher|, which vanishes when the student's videos are
+               spread as the teacher would have them: sharper, but it takes an accelerator. (Distribution matching
+               distillation, Yin et al. 2024.)
 
     python -m everscene_engine.training.distillation --teacher runs/transformer --seconds 500 --out runs/student
 """
@@ -18,8 +21,10 @@ own rollouts, Huang et al. 2025, "Self Forcing"; over long ones, "streaming long
 import argparse
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,31 +46,34 @@ from everscene_engine.training.rollout import TrainingStream
 from everscene_engine.training.stories import Story
 from everscene_engine.training.world_model import Optimizer, WorldModel
 
+REPORT_EVERY = 20  # chunks
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The knobs of the stage.
 
-    clips: streams side by side. steps: the numbers of denoising steps that the student learns, one drawn for each
-    chunk. guidance: the teacher's weight (1 is none). rate, critic_rate: learning rates. critic_steps: updates of the
-    critic for each of the student's; warmup_steps: chunks in which the critic learns alone. lengths: chunks of a
-    stream, least and most (drawn evenly in the logarithm). events: chance that something happens before a chunk;
-    touched: share of the clips that it happens to. rollbacks: share of the events that take back a latent frame.
+    method: as above. clips: streams side by side. steps: the numbers of denoising steps that the student learns, one
+    drawn for each chunk. guidance: the teacher's weight (1 is none). rate, critic_rate: learning rates. critic_steps:
+    updates of the critic for each of the student's; critic_alone: chunks in which it learns alone at first. lengths:
+    chunks of a stream, least and most (drawn evenly in the logarithm). events: chance that something happens before a
+    chunk; touched: share of the clips that it happens to. rollbacks: share of the events that take back a latent frame.
     average: decay of the averaged weights, a chunk.
     """
 
+    method: Literal["guidance", "matching"] = "matching"
     clips: int = 64
     steps: tuple[int, ...] = (2, 2, 4)
-    guidance: float = 2.0
+    guidance: float = 2.5
     rate: float = 1e-4
     critic_rate: float = 3e-4
     critic_steps: int = 2
-    warmup_steps: int = 40
+    critic_alone: int = 40
     lengths: tuple[int, int] = (8, 96)
     events: float = 0.2
     touched: float = 0.4
     rollbacks: float = 0.3
-    average: float = 0.995
+    average: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -77,24 +85,23 @@ class Guided:
 
 
 class Rollout:
-    """B streams of the student, followed by teacher and critic, and the prompts that are played to them."""
+    """B streams of the student, followed by teacher and critic (if there is one), and the prompts played to them."""
 
     def __init__(
-        self,
-        student: WorldModel,
-        teacher: WorldModel,
-        critic: WorldModel,
-        clips: int,
-        seed: int,
+        self, student: WorldModel, teacher: WorldModel, critic: WorldModel | None, clips: int, seed: int
     ) -> None:
-        self.student, self.teacher, self.critic = (
-            TrainingStream(model.transformer, POCKET_STREAM, seed, clips) for model in (student, teacher, critic)
-        )
-        self.streams = (self.student, self.teacher, self.critic)
+        models = [student, teacher] if critic is None else [student, teacher, critic]
+        self.streams = [TrainingStream(model.transformer, POCKET_STREAM, seed, clips) for model in models]
+        self.student, self.teacher = self.streams[:2]
         self._text = teacher.text
         self._clips = clips
         self._rng = random.Random(seed)
         self.stories: list[Story] = []
+
+    @property
+    def critic(self) -> TrainingStream:
+        """The critic's stream; there must be one."""
+        return self.streams[2]
 
     @torch.no_grad()
     def start(self) -> None:
@@ -125,34 +132,44 @@ class Rollout:
         return self._text.encode(prompts)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Corrected:
+    """A forward of the student that is corrected: noisy latents x [B, F, C, h, w], what the network was told, and the
+    clean prediction m, with its gradient."""
+
+    x: Tensor
+    sigma: float
+    timestep: float
+    m: Tensor
+
+
+@dataclass(frozen=True)
 class Denoised:
-    """What the student made of a chunk: the latents that the stream goes on with, and the prediction m at the step
-    that is corrected, with its gradient."""
+    """What the student made of a chunk: the latents that the stream goes on with, and the forwards to correct."""
 
     latents: Tensor
-    corrected: Tensor
+    corrected: list[Corrected]
 
 
 def denoise_with_gradient(
-    stream: TrainingStream, noise: Tensor, schedule: Schedule, text: Conditioning, corrected: int
+    stream: TrainingStream, noise: Tensor, schedule: Schedule, text: Conditioning, corrected: Collection[int]
 ) -> Denoised:
-    """Run the sampler; the forward of step `corrected` carries gradients, to the weights and to `text`."""
-    kept: list[Tensor] = []
+    """Run the sampler; the forwards of the steps `corrected` carry gradients, to the weights and to `text`."""
+    kept: list[Corrected] = []
     counted = iter(range(schedule.steps))
 
     def predict_flow(x: Tensor, timestep: float) -> Tensor:
         step = next(counted)
-        times = torch.full(x.shape[:1], timestep, device=x.device)
-        with torch.set_grad_enabled(step == corrected):
-            flow = stream.flow(x, times, text)
-            if step == corrected:
-                kept.append(x.float() - schedule.sigmas[step] * flow)
+        with torch.set_grad_enabled(step in corrected):
+            flow = stream.flow(x, torch.full(x.shape[:1], timestep, device=x.device), text)
+            if step in corrected:
+                sigma = schedule.sigmas[step]
+                kept.append(Corrected(x, sigma, timestep, x.float() - sigma * flow))
         return flow.detach()
 
     with torch.no_grad():
         latents = denoise(predict_flow, noise, schedule)
-    return Denoised(latents, kept[0])
+    return Denoised(latents, kept)
 
 
 def draw_levels(clips: int, shift: float, device: torch.device) -> Tensor:
@@ -169,19 +186,19 @@ def with_noise(m: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def clean_prediction(stream: TrainingStream, x: Tensor, sigma: Tensor, text: Conditioning) -> Tensor:
-    """What a network believes in: x − σ·v, [B, F, C, h, w]."""
-    return x - sigma[:, None, None, None, None] * stream.flow(x, 1000 * sigma, text)
+def guided_flow(rollout: Rollout, x: Tensor, timesteps: Tensor, weight: float) -> Tensor:
+    """The teacher's flow, led away from the prompt without subject and moment: [B, F, C, h, w]."""
+    without = rollout.teacher.flow(x, timesteps, rollout.guided.without)
+    return without + weight * (rollout.teacher.flow(x, timesteps, rollout.guided.asked) - without)
 
 
 @torch.no_grad()
 def matching_gradient(rollout: Rollout, m: Tensor, sigma: Tensor, critic_text: Conditioning, weight: float) -> Tensor:
     """The gradient of m that leads from what the critic believes in to what the guided teacher does."""
     x, _ = with_noise(m, sigma)
-    without = clean_prediction(rollout.teacher, x, sigma, rollout.guided.without)
-    asked = clean_prediction(rollout.teacher, x, sigma, rollout.guided.asked)
-    teacher = without + weight * (asked - without)
-    critic = clean_prediction(rollout.critic, x, sigma, critic_text)
+    level = sigma[:, None, None, None, None]
+    teacher = x - level * guided_flow(rollout, x, 1000 * sigma, weight)
+    critic = x - level * rollout.critic.flow(x, 1000 * sigma, critic_text)
     distance = (m - teacher).abs().mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
     return (critic - teacher) / distance
 
@@ -195,13 +212,15 @@ class Trainer:
         self.budget = TimeBudget(options.seconds)
         torch.manual_seed(options.seed)
         self.teacher = WorldModel.load(options.teacher).to(self.device).requires_grad_(False).eval()
-        self.student, self.critic = (
-            WorldModel.load(folder).to(self.device) for folder in (options.student or options.teacher, options.teacher)
-        )
-        for model in (self.student, self.critic):
-            model.text.requires_grad_(False).eval()  # prompts mean to the student what they mean to its teacher
+        self.student = WorldModel.load(options.student or options.teacher).to(self.device)
+        self.student.text.requires_grad_(False).eval()  # prompts mean to the student what they mean to its teacher
         self.average = AveragedWeights(self.student, decay=recipe.average)
-        self.optimizers = [Optimizer(model, recipe.rate, 0.0, muon=False) for model in (self.student, self.critic)]
+        self.optimizer = Optimizer(self.student, recipe.rate, 0.0, muon=False)
+        self.critic: WorldModel | None = None
+        if recipe.method == "matching":
+            self.critic = WorldModel.load(options.teacher).to(self.device)
+            self.critic.text.requires_grad_(False).eval()
+            self.critic_optimizer = Optimizer(self.critic, recipe.critic_rate, 0.0, muon=False)
         self.rollout = Rollout(self.student, self.teacher, self.critic, recipe.clips, options.seed)
         self.schedules = {steps: make_schedule(steps, POCKET_STREAM.shift) for steps in recipe.steps}
         self.rng = random.Random(options.seed)
@@ -221,51 +240,72 @@ class Trainer:
             for name, value in self.chunk(chunks).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             chunks, left = chunks + 1, left - 1
-            if chunks % 50 == 0:
-                self.log.write(
-                    "chunk", chunk=float(chunks), **{name: float(value) / 50 for name, value in sums.items()}
-                )
+            if chunks % REPORT_EVERY == 0:
+                means = {name: float(value) / REPORT_EVERY for name, value in sums.items()}
+                self.log.write("chunk", chunk=float(chunks), **means)
                 sums = {}
             if time.monotonic() - last_saved > self.options.save_every:
                 self.save()
                 last_saved = time.monotonic()
         self.save()
-        names = ("gradient", "critic loss", "change")
+        names = ("loss", "gradient", "critic loss")
         draw_curves({name: self.log.series("chunk", name) for name in names}, self.options.out / "curve.png")
         self.log.write("end", chunks=float(chunks))
 
     def chunk(self, number: int) -> dict[str, Tensor]:
-        """One chunk of every stream, and one update of the student (but for the first ones) and some of the critic."""
+        """One chunk of every stream, and what is learned from it. Returns figures for the log."""
         recipe, rollout = self.recipe, self.rollout
         for stream in rollout.streams:
             stream.begin()
         steps = self.rng.choice(recipe.steps)
-        schedule, corrected = self.schedules[steps], self.rng.randrange(steps)
+        matching = recipe.method == "matching"
+        corrected = [self.rng.randrange(steps)] if matching else range(steps)
         noise = torch.randn(self._shape(), device=self.device)
-        made = denoise_with_gradient(
-            rollout.student, noise, schedule, rollout.student.condition(rollout.asked), corrected
-        )
-        figures = self._learn_critic(made.corrected.detach())
-        if number >= recipe.warmup_steps:
-            figures |= self._learn_student(made.corrected, number)
+        text = rollout.student.condition(rollout.asked)
+        made = denoise_with_gradient(rollout.student, noise, self.schedules[steps], text, corrected)
+        if not matching:
+            figures = self._follow(made.corrected) | {"norm": self._step(number)}
+        else:
+            m = made.corrected[0].m
+            figures = self._learn_critic(m.detach())
+            if number >= recipe.critic_alone:
+                figures |= self._match(m) | {"norm": self._step(number - recipe.critic_alone)}
         for stream in rollout.streams:
             stream.finish(made.latents)
         return figures
 
-    def _learn_student(self, m: Tensor, number: int) -> dict[str, Tensor]:
-        recipe, rollout = self.recipe, self.rollout
+    def _step(self, number: int) -> Tensor:
+        """One step of the student; returns its gradient's norm."""
+        norm = clip_gradients([p for p in self.student.parameters() if p.grad is not None], 1.0)
+        share = warmup_cosine(number, self.budget.fraction, 30, floor=0.1)
+        self.optimizer.step(self.recipe.rate * share)
+        self.average.update()
+        return norm
+
+    def _follow(self, corrected: list[Corrected]) -> dict[str, Tensor]:
+        """Gradients of the guidance method."""
+        losses = []
+        for forward in corrected:
+            times = torch.full(forward.x.shape[:1], forward.timestep, device=self.device)
+            wanted = guided_flow(self.rollout, forward.x, times, self.recipe.guidance)
+            flow = (forward.x.float() - forward.m) / forward.sigma
+            losses.append((flow - wanted).square().mean())
+        loss = torch.stack(losses).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
+
+    def _match(self, m: Tensor) -> dict[str, Tensor]:
+        """Gradients of the matching method."""
         sigma = draw_levels(len(m), POCKET_STREAM.shift, self.device)
         with torch.no_grad():
-            critic_text = rollout.critic.condition(rollout.asked)
-        gradient = matching_gradient(rollout, m.detach(), sigma, critic_text, recipe.guidance)
+            critic_text = self.rollout.critic.condition(self.rollout.asked)
+        gradient = matching_gradient(self.rollout, m.detach(), sigma, critic_text, self.recipe.guidance)
         (gradient.nan_to_num() * m).mean().backward()  # type: ignore[no-untyped-call]
-        norm = clip_gradients([p for p in self.student.parameters() if p.grad is not None], 1.0)
-        rate = warmup_cosine(number - recipe.warmup_steps, self.budget.fraction, 50, floor=0.1)
-        self.optimizers[0].step(recipe.rate * rate)
-        self.average.update()
-        return {"gradient": gradient.abs().mean(), "norm": norm, "size": m.detach().std()}
+        return {"gradient": gradient.abs().mean()}
 
     def _learn_critic(self, m: Tensor) -> dict[str, Tensor]:
+        """Teach the critic what the student's predictions look like."""
+        assert self.critic is not None
         recipe, stream = self.recipe, self.rollout.critic
         losses = []
         for _ in range(recipe.critic_steps):
@@ -275,7 +315,7 @@ class Trainer:
             loss = (flow - (noise - m)).square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
             clip_gradients([p for p in self.critic.parameters() if p.grad is not None], 1.0)
-            self.optimizers[1].step(recipe.critic_rate)
+            self.critic_optimizer.step(recipe.critic_rate)
             losses.append(loss.detach())
         return {"critic loss": torch.stack(losses).mean()}
 
@@ -298,6 +338,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
+    parser.add_argument("--method", choices=("guidance", "matching"), default=Recipe.method)
     parser.add_argument("--clips", type=int, default=Recipe.clips)
     parser.add_argument("--guidance", type=float, default=Recipe.guidance)
     parser.add_argument("--rate", type=float, default=Recipe.rate)
@@ -305,7 +346,13 @@ def main() -> None:
     options = parser.parse_args()
     check_writable(options.out)
     torch.set_float32_matmul_precision("high")
-    recipe = Recipe(clips=options.clips, guidance=options.guidance, rate=options.rate, critic_rate=options.critic_rate)
+    recipe = Recipe(
+        method=options.method,
+        clips=options.clips,
+        guidance=options.guidance,
+        rate=options.rate,
+        critic_rate=options.critic_rate,
+    )
     Trainer(options, recipe).run()
 
 

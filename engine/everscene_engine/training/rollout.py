@@ -17,6 +17,7 @@ from torch import Tensor
 from everscene_engine.attention import attend
 from everscene_engine.conditioning import Conditioning, TextEmbedding
 from everscene_engine.config import StreamConfig
+from everscene_engine.pocket import best_dtype
 from everscene_engine.slots import Resident
 from everscene_engine.stream import LatentChunk, LatentStream
 from everscene_engine.training.block_by_block import block_runner, forward, run_block
@@ -38,12 +39,15 @@ class PastAttention:
 
 
 class TrainingStream(LatentStream):
-    """Networks in float32 compute in bf16 on a GPU (autocast), and the cache holds what they compute in."""
+    """Networks in float32 compute in bf16 where the hardware does (autocast), unless low_precision is False; the cache
+    holds what they compute in."""
 
-    def __init__(self, transformer: WanTransformer, config: StreamConfig, seed: int, clips: int) -> None:
+    def __init__(
+        self, transformer: WanTransformer, config: StreamConfig, seed: int, clips: int, low_precision: bool = True
+    ) -> None:
         super().__init__(transformer, config, seed, clips)
-        self._on_gpu = self._device.type == "cuda"
-        if self._on_gpu:
+        self._halved = low_precision and best_dtype(self._device) == torch.bfloat16
+        if self._halved:
             for tensors in (self._cache.keys, self._cache.values):
                 tensors[:] = [tensor.bfloat16() for tensor in tensors]
         self._slot: Resident | None = None
@@ -52,7 +56,7 @@ class TrainingStream(LatentStream):
 
     def computing(self) -> AbstractContextManager[object]:
         """A fresh autocast for each forward: its cast weights must not outlive a change of gradient mode."""
-        return torch.autocast("cuda", torch.bfloat16) if self._on_gpu else nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16) if self._halved else nullcontext()
 
     @torch.no_grad()
     def begin(self) -> None:
