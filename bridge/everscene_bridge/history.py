@@ -92,8 +92,10 @@ class History:
         known = scene.initial.slots
         slots = {**known, **{slot: words for slot, words in moment.state.slots.items() if slot in known}}
         momentary = tuple(
-            Momentary(
-                next(self._new_orders), {slot: words for slot, words in one.sets.items() if slot in known}, one.for_s
+            replace(
+                one,
+                order=next(self._new_orders),
+                sets={slot: words for slot, words in one.sets.items() if slot in known},
             )
             for one in moment.state.momentary
         )

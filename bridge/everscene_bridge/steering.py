@@ -3,10 +3,10 @@
 A blend goes by frame numbers, so it is the same for the same run whatever the machine's speed. Its window is recached
 every few chunks, as often as generation can afford, and once at its end; in between only the text changes. A prompt
 that comes in the middle begins where the blend has got to: a blend of its own goes on from there, anything else ends
-it.
+it. A momentary event that passes in the middle ends nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everscene_bridge.ways import Blend, Way
 from everscene_engine.port import Mix, Prompting, Transition
@@ -53,18 +53,24 @@ class Steering:
         """Nothing is under way, and the engine must be told again."""
         self._told = self._goal = self._run = None
 
-    def next(self, prompt: str, way: Way, frame: int, recache_every: int) -> tuple[Prompting, Transition] | None:
+    def next(
+        self, prompt: str, way: Way, frame: int, recache_every: int, decays: bool = False
+    ) -> tuple[Prompting, Transition] | None:
         """What to tell the engine for the chunk that begins with this frame number; None: nothing new.
 
         prompt: in force from this chunk on. way: to it, if it is another than before. recache_every: chunks from one
-        recache of a blend to the next; 0: at its end only.
+        recache of a blend to the next; 0: at its end only. decays: nobody asked for the prompt, something has passed;
+        then a blend under way goes on, to the new goal, in the time that it had left.
         """
         begins = way.transition == "blend" and prompt != self._goal and self._goal is not None
         if begins:
             assert self._goal is not None
             source = self._goal if self._run is None else self._run.at(frame, self._fps)
-            self._run = _Run(_shallow(source), prompt, way.blend, frame)
+            blend = way.blend if self._run is None or not decays else self._longer(self._run, way.blend, frame)
+            self._run = _Run(_shallow(source), prompt, blend, frame)
             self._since_recache = 0
+        elif decays and prompt != self._goal and self._run is not None:
+            self._run = _Run(_shallow(self._run.at(frame, self._fps)), prompt, self._rest(self._run, frame), frame)
         elif prompt != self._goal or way.transition in ("cut", "reset"):
             self._run = None
         self._goal = prompt
@@ -77,6 +83,14 @@ class Steering:
             return None
         self._told = prompt
         return prompt, "text" if way.transition == "text" else "recache"
+
+    def _rest(self, run: _Run, frame: int) -> Blend:
+        """A blend over the time that a run has left, at least a frame's."""
+        left = run.blend.seconds - (frame - run.start) / self._fps
+        return replace(run.blend, seconds=max(left, 1 / self._fps))
+
+    def _longer(self, run: _Run, blend: Blend, frame: int) -> Blend:
+        return max(blend, self._rest(run, frame), key=lambda one: one.seconds)
 
     def _blend(self, run: _Run, frame: int, recache_every: int) -> tuple[Prompting, Transition] | None:
         wanted = run.at(frame + self._frames_per_chunk, self._fps)

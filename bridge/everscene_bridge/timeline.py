@@ -319,7 +319,7 @@ class Timeline:
         if prompt == self._unusable and not inputs:
             prompt = self._kept.prompt
         way = way_of(inputs) if inputs else self._way_back(frame)
-        steer = self._steering.next(prompt, way, frame, self._recache_every())
+        steer = self._steering.next(prompt, way, frame, self._recache_every(), decays=not inputs)
         self._note_blend(inputs)
         if way.transition in ("cut", "reset") and self.latest + self.unshown > 0:
             self._flags |= protocol.FLAG_CUT

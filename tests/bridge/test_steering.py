@@ -170,3 +170,21 @@ def test_a_failed_engine_goes_on_with_the_blend() -> None:
     sim.run(9000)
     assert sim.outcome(1).state in ("applied", "rejected")
     assert sim.timeline.state(sim.now) == "live"
+
+
+def test_a_momentary_event_that_passes_in_a_blend_does_not_end_it() -> None:
+    steering = Steering(fps=8, frames_per_chunk=4)
+    steering.next("day glow", RECACHE, 1, 0)
+    steering.next("night glow", Way("blend", Blend(2.0, "linear")), 5, 0)
+    told = steering.next("night", RECACHE, 13, 0, decays=True)
+    assert told == (Mix(Mix("day glow", "night glow", 0.5), "night", 0.5), "text")
+    assert steering.next("night", RECACHE, 17, 0, decays=True) == ("night", "recache")
+
+
+def test_the_way_back_of_a_momentary_event_does_not_shorten_a_blend() -> None:
+    steering = Steering(fps=8, frames_per_chunk=4)
+    steering.next("day glow", RECACHE, 1, 0)
+    steering.next("night glow", Way("blend", Blend(4.0, "linear")), 5, 0)
+    frames = range(13, 37, 4)
+    told = [steering.next("night", SECOND, frame, 0, decays=True) for frame in frames]
+    assert [isinstance(one[0], Mix) for one in told if one is not None] == [True] * 5 + [False]
