@@ -118,6 +118,11 @@ class RingWriter:
         for name, value in values.items():
             self._header[name] = value
 
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """All of the file, as bytes: for whoever prepares it for copies by DMA."""
+        return np.frombuffer(self._memory, np.uint8)
+
     def loan(self, seq: int) -> NDArray[np.uint8]:
         """The memory of the slot for frame `seq` (1 and up): [H, W, 4] uint8 RGBA, sRGB, top row first.
 

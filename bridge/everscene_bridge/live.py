@@ -15,6 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from everscene_bridge.clock import Clock
 from everscene_bridge.errors import CommandFailed, SceneError
 from everscene_bridge.ledger import Outcome
@@ -24,7 +27,7 @@ from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.snapshots import Snapshot
 from everscene_bridge.stats import Meter
-from everscene_bridge.timeline import Timeline, TimelineSettings, Work
+from everscene_bridge.timeline import DueFrame, Timeline, TimelineSettings, Work
 from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.port import EnginePort, FrameBlock, GeneratedChunk
 
@@ -82,6 +85,7 @@ class LiveStream:
         self._tell = tell
         self.run_log = run_log
         self._keep = keep
+        self._memory: NDArray[np.uint8] | None = None  # where pictures are put
         self._settling = Recent(SETTLE_ESTIMATE)
         self._tasks: deque[Task] = deque()
         self._in_task = False
@@ -355,6 +359,21 @@ class LiveStream:
             self.hand_out()
             self.changed.notify_all()
 
+    def frame_failed(self, due: DueFrame, failure: Exception) -> None:
+        """The pixels of a frame could not be had: their engine has lost its device. The publisher's thread."""
+        if not due.old and not self.timeline.engine_down:
+            self._fail(self._serial, failure)
+
+    def pin(self, memory: NDArray[np.uint8]) -> None:
+        """Pictures will be put into this memory, by this engine and those that come after it."""
+        self._memory = memory
+        self._engine.pin(memory)
+
+    def unpin(self) -> None:
+        """That memory goes away."""
+        self._memory = None
+        self._engine.unpin()
+
     def _restart(self) -> None:
         if self._stopping.wait(self._back_off_s):
             return
@@ -362,6 +381,8 @@ class LiveStream:
         try:
             self._engine.close()
             engine = self._rebuild()
+            if self._memory is not None:
+                engine.pin(self._memory)
             snapshot = self._autosaves.pop() if self._autosaves else None
             if snapshot is not None:
                 engine.restore(snapshot.engine)

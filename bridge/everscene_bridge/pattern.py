@@ -168,6 +168,12 @@ class PatternEngine:
         self._next_chunk = state.facts["chunk"]
         self._steered = False
 
+    def pin(self, memory: NDArray[np.uint8]) -> None:
+        """Pictures are host memory already."""
+
+    def unpin(self) -> None:
+        """Nothing was done."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -21,6 +21,7 @@ from everscene_bridge.messages import FrameNotice, Notice, pack
 from everscene_bridge.protocol import NS
 from everscene_bridge.run_log import frame_hash
 from everscene_bridge.timeline import DueFrame
+from everscene_engine.port import put
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,15 @@ class Publisher:
         self._subscriptions: set[bytes] = set()
         self._stopping = False
         self._state = "starting"
+        self._last: NDArray[np.uint8] | None = None  # the picture that is shown
         self._thread = threading.Thread(target=self._publish_on, name="everscene-publisher", daemon=True)
         self.first_frames: deque[tuple[int, int, int]] = deque(maxlen=SEEN_REMEMBERED)
         """First frames of inputs: frame number, arrival of the input, publishing. Guarded as the news."""
 
     def start(self) -> None:
         """Start the thread."""
+        if self._ring is not None:
+            self._stream.pin(self._ring.memory)
         self._thread.start()
 
     def stop(self) -> None:
@@ -56,6 +60,8 @@ class Publisher:
         if self._thread.is_alive():
             self._thread.join()
         if self._ring is not None:
+            self._stream.unpin()
+            self._last = None
             self._ring.close()
         self._socket.close()
 
@@ -129,11 +135,9 @@ class Publisher:
 
     def _publish(self, due: DueFrame) -> None:
         stream, ring = self._stream, self._ring
-        pixels = due.ready.pixels
+        pixels = self._draw(due)
         record = due.ready.record
         slot = 0
-        if ring is not None:
-            np.copyto(ring.loan(due.number), pixels)
         published_ns = stream.clock.now_ns()
         if ring is not None:
             slot = ring.commit(
@@ -176,6 +180,21 @@ class Publisher:
                 order=record.order,
                 hash=frame_hash(pixels),
             )
+
+    def _draw(self, due: DueFrame) -> NDArray[np.uint8]:
+        """Put the picture into its slot, or where there is no ring into memory of its own: [H, W, 4], host memory.
+
+        If it cannot be had, the one before stands in its place.
+        """
+        info = self._stream.timeline.info
+        place = np.empty((info.height, info.width, 4), np.uint8) if self._ring is None else self._ring.loan(due.number)
+        try:
+            put(due.ready.pixels, place)
+        except Exception as failure:  # noqa: BLE001 — whatever a lost device raises, the show goes on
+            np.copyto(place, 0 if self._last is None else self._last)
+            self._stream.frame_failed(due, failure)
+        self._last = place
+        return place
 
     def _send(self, notice: bytes, pixels: NDArray[np.uint8]) -> None:
         if self._ring is not None:

@@ -103,7 +103,9 @@ class _Run:
             self.engine.steer(prompting_from_json(prompting), transition)
         chunk = self.engine.generate(lambda: outcome == "dropped")
         if chunk is not None:
-            self._hashes[line["number"]] = [frame_hash(pixels) for pixels in self.engine.decode(chunk).pixels]
+            info = self.engine.info
+            frames = self.engine.decode(chunk).on_host(info.height, info.width)
+            self._hashes[line["number"]] = [frame_hash(pixels) for pixels in frames]
             while len(self._hashes) > WORKS_KEPT:
                 del self._hashes[next(iter(self._hashes))]
 

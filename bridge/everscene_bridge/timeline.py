@@ -17,9 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from everscene_bridge import protocol
 from everscene_bridge.history import History, Moment
 from everscene_bridge.inputs import Input, way_of
@@ -31,7 +28,7 @@ from everscene_bridge.scene import Momentary, Scene, SceneState
 from everscene_bridge.steering import Steering
 from everscene_bridge.ways import RECACHE, Way
 from everscene_engine import port
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, Prompting
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, Picture, Prompting
 
 PACE_CHUNKS = 5
 ESTIMATE_CHUNKS = 8
@@ -97,7 +94,7 @@ class ReadyFrame:
     record: ChunkRecord
     index: int  # in its chunk
     latent_frame: int
-    pixels: NDArray[np.uint8]  # [H, W, 4]
+    pixels: Picture
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,7 @@ class DueFrame:
     flags: int
     late_ns: int  # against its due time
     ready: ReadyFrame
+    old: bool = False  # of an engine that has failed since
 
     def stamps(self, published_ns: int) -> Stamps:
         """The points in time on its way."""
@@ -449,14 +447,15 @@ class Timeline:
             ready.record.number = self.latest_chunk
         self._shown = ready.record
         self._shown_latent = ready.latent_frame
-        if self._old_frames:
+        old = self._old_frames > 0
+        if old:
             self._old_frames -= 1
             self._shown_latent = -1
         self.history.shown(
             ready.record.world, Moment(self.latest, ready.latent_frame, ready.record.state, ready.record.prompt)
         )
         flags = protocol.FLAG_OPAQUE | (ready.record.flags if ready.index == 0 else 0)
-        return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, late_ns, ready)
+        return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, late_ns, ready, old)
 
     def published(self, due: DueFrame, now_ns: int) -> list[Input]:
         """The frame is out; the inputs for which it was the first frame. Their outcomes are in the ledger."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everscene_engine.blend import rows_of
@@ -20,6 +21,7 @@ from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
+from everscene_engine.frame_output import frame_output
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.port import (
@@ -75,6 +77,7 @@ class LiveEngine:
         self._text = text
         self._decoder = decoder
         self._stream = LatentStream(transformer, config, seed, steps=steps)
+        self._output = frame_output(transformer.patch_embedding.weight.device)
         self._prompt = ""
         self._sink_prompt = ""  # under which the sink's keys and values were made
         self._after_cut: Conditioning | None = None
@@ -159,17 +162,21 @@ class LiveEngine:
 
     @torch.inference_mode()
     def decode(self, chunk: GeneratedChunk) -> FrameBlock:
-        """The chunk's frames as RGBA8 host memory; its decoding time is added to `chunk.seconds`."""
+        """The chunk's frames as RGBA8, where they are made; its decoding time is added to `chunk.seconds`.
+
+        On a GPU it does not wait for the clean pass: the latents were finished when `generate` returned.
+        """
         start = time.perf_counter()
-        self._remember(_Decoded(chunk.first_latent_frame, chunk.latents, self._decoder.snapshot()))
-        pixels: list[np.ndarray] = []
+        frames: list[Tensor] = []
         source: list[int] = []
-        for frame in range(chunk.latent_frames):
-            frames = self._decoder.feed(chunk.latents[:, frame : frame + 1])
-            pixels.append(frames_to_rgba8(frames).cpu().numpy())
-            source += [chunk.first_latent_frame + frame] * len(pixels[-1])
+        with self._output.decoding(chunk.latents):
+            self._remember(_Decoded(chunk.first_latent_frame, chunk.latents, self._decoder.snapshot()))
+            for frame in range(chunk.latent_frames):
+                frames.append(frames_to_rgba8(self._decoder.feed(chunk.latents[:, frame : frame + 1])))
+                source += [chunk.first_latent_frame + frame] * len(frames[-1])
+            pictures = self._output.pictures(frames)
         chunk.seconds["decode"] = time.perf_counter() - start
-        return FrameBlock(np.concatenate(pixels), tuple(source))
+        return FrameBlock(pictures, tuple(source))
 
     def _remember(self, decoded: _Decoded) -> None:
         """Keep a decoder's state to go back to; of large ones fewer, but always the last two."""
@@ -197,7 +204,8 @@ class LiveEngine:
         self._decoder.restore(last.before)
         kept = last.latents[:, : latent_frame - last.first_frame]
         if kept.shape[1]:
-            self._decoder.feed(kept)
+            with self._output.decoding():
+                self._decoder.feed(kept)
             self._decoded.append(_Decoded(last.first_frame, kept, last.before))
 
     @property
@@ -239,11 +247,21 @@ class LiveEngine:
         else:
             self._decoder.reset()
         first = world.chunks[-1].end_frame - world.fed.shape[1]
-        self._decoder.feed(world.fed)
+        with self._output.decoding():
+            self._decoder.feed(world.fed)
         self._decoded.append(_Decoded(first, world.fed, world.decoder))
+
+    def pin(self, memory: NDArray[np.uint8]) -> None:
+        """Pictures will be put into this memory: on a GPU, by DMA."""
+        self._output.pin(memory)
+
+    def unpin(self) -> None:
+        """That memory may go away."""
+        self._output.unpin()
 
     def close(self) -> None:
         """Let go of the cache and of what was remembered."""
+        self._output.unpin()
         self._conditionings.clear()
         self._decoded.clear()
 

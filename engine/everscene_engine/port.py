@@ -5,7 +5,7 @@
 `settle` and `decode` run at the same time; `check` may come from any thread at any time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, Union
 
@@ -86,12 +86,40 @@ class GeneratedChunk:
     latents: Any = None  # the engine's own; handed back to `decode` as it is
 
 
+class DevicePicture(Protocol):
+    """A frame whose pixels lie on a device."""
+
+    def copy_into(self, place: NDArray[np.uint8]) -> None:
+        """Copy them into host memory [H, W, 4]. Raises whatever a lost device raises."""
+
+
+Picture = NDArray[np.uint8] | DevicePicture
+"""A frame [H, W, 4] uint8 RGBA, sRGB, top row first, alpha 255, C order."""
+
+
+def put(picture: Picture, place: NDArray[np.uint8]) -> None:
+    """Copy a picture into host memory [H, W, 4]. Raises whatever a lost device raises."""
+    if isinstance(picture, np.ndarray):
+        np.copyto(place, picture)
+    else:
+        picture.copy_into(place)
+
+
 @dataclass(frozen=True)
 class FrameBlock:
     """The frames of one chunk."""
 
-    pixels: NDArray[np.uint8]  # [T, H, W, 4] RGBA, sRGB, top row first, alpha 255, C order
+    pixels: Sequence[Picture] | NDArray[np.uint8]  # T pictures, or [T, H, W, 4]
     latent_frame_of: tuple[int, ...]  # T numbers, never falling: the latent frame each frame came from
+
+    def on_host(self, height: int, width: int) -> NDArray[np.uint8]:
+        """All of them in host memory, [T, H, W, 4]."""
+        if isinstance(self.pixels, np.ndarray):
+            return self.pixels
+        frames = np.empty((len(self.pixels), height, width, 4), np.uint8)
+        for picture, place in zip(self.pixels, frames, strict=True):
+            put(picture, place)
+        return frames
 
 
 @dataclass(frozen=True)
@@ -154,6 +182,12 @@ class EnginePort(Protocol):
 
         Raises SnapshotError for a snapshot of another model, and then nothing has changed.
         """
+
+    def pin(self, memory: NDArray[np.uint8]) -> None:
+        """Pictures will be put into this memory: an engine on a GPU has it registered for copies by DMA. Any thread."""
+
+    def unpin(self) -> None:
+        """That memory may go away. Any thread."""
 
     def close(self) -> None:
         """Give back what the engine holds. No other call follows."""

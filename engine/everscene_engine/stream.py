@@ -169,7 +169,7 @@ class LatentStream:
             return None
         seconds["denoise"] = time.perf_counter() - start
         start = time.perf_counter()
-        if not bool(torch.isfinite(latents).all()):
+        if not bool(torch.isfinite(latents).all()):  # on a GPU this waits: whoever gets the chunk gets finished latents
             self._cache.table.drop(slot)
             self._recache_due = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")

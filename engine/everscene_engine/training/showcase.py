@@ -34,7 +34,7 @@ def make_story(seed: int, steps: int | None) -> tuple[list[Image.Image], list[Im
         for _ in range(chunks):
             chunk = engine.generate()
             assert chunk is not None
-            pixels = engine.decode(chunk).pixels
+            pixels = engine.decode(chunk).on_host(engine.info.height, engine.info.width)
             frames += [captioned(picture, prompt) for picture in pixels]
         stills.append(frames[-1])
     return frames, stills
