@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 RECORDER_BACK_OFF_S = 10.0
 RECORDER_STOP_S = 30.0
+RECORDER_START_S = 20.0
 
 
 class Stage(Protocol):
@@ -133,11 +134,13 @@ class StageManager:
     def _turn(self, opens: bool, now: float) -> None:
         """Open or close."""
         log.info("the show %s", "opens" if opens else "closes")
-        (self._stage.resume if opens else self._stage.pause)()
-        self._open = opens
-        self._frame_at = self._input_at = now
+        self._stage.pause()
         if self._recording is not None:
             (self._recording.begin if opens else self._recording.end)()
+        if opens:
+            self._stage.resume()
+        self._open = opens
+        self._frame_at = self._input_at = now
         for feed in (self._feed, None if opens else self._idle):
             if feed is not None:
                 (feed.begin if opens else feed.end)()
@@ -174,7 +177,8 @@ class StageManager:
 
 
 class RecorderProcess:
-    """Runs `everscene record` and begins a new file when it ends by itself."""
+    """Runs `everscene record` and begins a new file when it ends by itself. `begin` waits until it is connected, so
+    that it misses no frame of a stream that stands until then."""
 
     def __init__(self, command: Sequence[str], path: Callable[[], Path], token: str | None) -> None:
         """command: what goes before and after the file's name. path: of a recording that begins now."""
@@ -192,7 +196,11 @@ class RecorderProcess:
         path.parent.mkdir(parents=True, exist_ok=True)
         with_token = {} if self._token is None else {TOKEN_VARIABLE: self._token}
         self._process = start_python([*self._command, str(path)], with_token)
-        log.info("recording to %s", path)
+        connected = threading.Event()
+        args = (self._process, connected)
+        threading.Thread(target=_listen, args=args, name="everscene-recorder", daemon=True).start()
+        if not connected.wait(RECORDER_START_S):
+            log.error("the recorder is not there after %g s; the show goes on", RECORDER_START_S)
 
     def end(self) -> None:
         """Finish the file."""
@@ -219,7 +227,17 @@ class RecorderProcess:
 def start_python(command: Sequence[str], variables: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Run this Python with a module of ours; it does not hear the terminal's Ctrl-C, we tell it to stop."""
     line = [sys.executable, "-m", "everscene_bridge", *command]
-    return subprocess.Popen(line, env=environment_with(variables), start_new_session=True)
+    return subprocess.Popen(line, env=environment_with(variables), start_new_session=True, stdout=subprocess.PIPE)
+
+
+def _listen(process: "subprocess.Popen[bytes]", connected: threading.Event) -> None:
+    """Log what the recorder says; with its first line it is connected, and at its end nobody need wait."""
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            log.info("recorder: %s", line.decode(errors="replace").strip())
+            connected.set()
+    connected.set()
 
 
 def run(path: Path, console: Console, seconds: float | None = None) -> None:
@@ -240,7 +258,9 @@ def run(path: Path, console: Console, seconds: float | None = None) -> None:
             if thread is not None:
                 stack.callback(thread.end)
         end = None if seconds is None else time.monotonic() + seconds
-        while not running.stopping.wait(LOOK_EVERY_S) and (end is None or time.monotonic() < end):
+        wait_s = 0.0
+        while not running.stopping.wait(wait_s) and (end is None or time.monotonic() < end):
+            wait_s = LOOK_EVERY_S
             while not news.empty():
                 manager.heard(news.get())
             try:

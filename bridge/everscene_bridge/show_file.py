@@ -185,6 +185,7 @@ def load_show(path: Path, token: str | None = None) -> Show:
         scene=scene,
         viewer_port=file.serve.viewer_port,
         osc=None if file.osc is None else (file.osc.host, file.osc.port),
+        paused=True,  # until it opens
     )
     return Show(file, folder, options, feed, idle)
 

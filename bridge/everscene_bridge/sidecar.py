@@ -45,6 +45,7 @@ class SidecarOptions:
     open_browser: bool = False
     log: Path | None = None  # of the run, for `everscene replay`
     osc: tuple[str, int] | None = None  # address and UDP port to listen on
+    paused: bool = False  # show no frame before `resume`
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def sidecar(options: SidecarOptions, console: Console) -> Iterator[Running]:
         run_log = (
             None if options.log is None else stack.enter_context(_open_log(options.log, options.engine, engine.info))
         )
-        server = stack.enter_context(Server(engine, load, scene, options.serve, run_log=run_log))
+        server = Server(engine, load, scene, options.serve, run_log=run_log)
+        if options.paused:
+            server.stream.timeline.pause()
+        stack.enter_context(server)
         endpoint = server.endpoint.replace("://*:", f"://{protocol.LOOPBACK}:")
         if options.viewer_port is not None:
             handle = viewer.start(endpoint, options.serve.host, options.viewer_port, options.serve.token)

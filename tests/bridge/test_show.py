@@ -177,7 +177,7 @@ def test_a_show_opens_and_closes(evening: Evening) -> None:
     evening.look(0, hours=9)
     evening.look(1, hours=12)
     evening.look(2, hours=19)
-    assert evening.stage.notes == ["pause", "resume", "pause"]
+    assert evening.stage.notes == ["pause", "pause", "resume", "pause"]
     assert evening.recording.notes == ["end", "begin", "end"]
 
 
@@ -261,3 +261,4 @@ def test_a_whole_show_plays_is_recorded_and_ends(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "take.mp4.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines if line["kind"] == "input"] == ["storm", "night"]
     assert lines[-1]["kind"] == "end" and lines[-1]["lost"] == 0 and lines[-1]["frames"] > 16
+    assert lines[0]["first_frame"] == 1  # the stream stood until the recorder was there
