@@ -17,7 +17,7 @@ from everscene_bridge.cli_bench import bench_app, recache_depth_of
 from everscene_bridge.cli_director import bench_director, scene_app
 from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
-from everscene_bridge.cli_record import record
+from everscene_bridge.cli_record import bench_record, record
 from everscene_bridge.cli_show import show
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
@@ -38,6 +38,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 app.add_typer(feed_app, name="feed")
 bench_app.command("director")(bench_director)
+bench_app.command("record")(bench_record)
 app.command()(record)
 app.command()(show)
 console = Console(highlight=False)

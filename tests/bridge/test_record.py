@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from tests.bridge.fake_world import welcome
 
+from everscene_bridge import bench_record
 from everscene_bridge.client import Client, Frame
 from everscene_bridge.errors import NotInTime, SettingsError
 from everscene_bridge.messages import Notice, Stamps, Welcome
 from everscene_bridge.pattern import PatternEngine
 from everscene_bridge.protocol import FLAG_CUT
 from everscene_bridge.record import Recorded, Recorder, RecordSettings
+from everscene_bridge.scene import load_scene
 from everscene_bridge.server import Server
 from everscene_bridge.video_file import VideoFile
 
@@ -180,3 +182,12 @@ def test_the_command_finishes_its_file_when_it_is_asked_to_stop(server: Server, 
     assert recorded.is_set() and process.returncode == 0
     frames = len(decoded(path))
     assert frames > 0 and f"out.mp4: {frames} frames, 0 lost" in out
+
+
+def test_the_bench_compares_windows_with_and_without_a_recorder() -> None:
+    def load() -> PatternEngine:
+        return PatternEngine(width=WIDTH, height=HEIGHT, fps=60.0)
+
+    found = bench_record.measure(load, load_scene(), window_s=1.0, rounds=1)
+    assert found["with"]["fps"] > 0 and found["without"]["fps"] > 0
+    assert found["recorded"] > 0 and found["ratio"] > 0
