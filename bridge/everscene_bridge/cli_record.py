@@ -50,8 +50,7 @@ def record(
         with Client(endpoint, token, name="record", on_notice=recorder.heard) as world:
             if from_snapshot is not None:
                 world.restore(from_snapshot)
-            say(f"recording {world.info.model} to {file}")
-            result = recorder.record(world)
+            result = recorder.record(world, ready=lambda: say(f"recording {world.info.model} to {file}"))
     except (EversceneError, OSError) as problem:
         give_up(problem)
     names = ", ".join(path.name for path in result.files) or "nothing"

@@ -83,17 +83,19 @@ class Recorder:
         while len(self._inputs) > INPUTS_REMEMBERED:
             del self._inputs[next(iter(self._inputs))]
         said = notice.model_dump(exclude_none=True, include={"order", "client", "event", "params", "prompt", "slots"})
-        self._news.put({"kind": "input", "at_ns": notice.at_ns, **said})
+        skipped = {"skipped": notice.skipped} if notice.skipped else {}
+        self._news.put({"kind": "input", "at_ns": notice.at_ns, **said, **skipped})
 
-    def record(self, world: RecordedWorld) -> Recorded:
+    def record(self, world: RecordedWorld, ready: Callable[[], None] = lambda: None) -> Recorded:
         """Write frames until `stop`, the length that was asked for, or the end of the client.
 
-        Raises OSError for a file that cannot be written.
+        ready: called once, when frames are waited for. Raises OSError for a file that cannot be written.
         """
         info = world.info
         limit = max(8, min(QUEUE_FRAMES, QUEUE_BYTES // (info.width * info.height * 4)))
         frames: queue.Queue[Frame | None] = queue.Queue(limit)
-        reader = threading.Thread(target=self._read, args=(world, frames), name="everscene-record-reader", daemon=True)
+        args = (world, frames, ready)
+        reader = threading.Thread(target=self._read, args=args, name="everscene-record-reader", daemon=True)
         reader.start()
         try:
             with _Files(self._settings, info, self._title) as files:
@@ -108,8 +110,9 @@ class Recorder:
                 _empty(frames)
                 reader.join(0.05)
 
-    def _read(self, world: RecordedWorld, frames: "queue.Queue[Frame | None]") -> None:
+    def _read(self, world: RecordedWorld, frames: "queue.Queue[Frame | None]", ready: Callable[[], None]) -> None:
         waiting = self._settings.from_cut
+        ready()
         while not self._stopping.is_set():
             try:
                 for frame in world.frames(in_order=True, timeout=FRAME_TIMEOUT_S):

@@ -9,7 +9,6 @@ systemd, which then starts the show anew; with `restore: last` the world goes on
 import datetime
 import logging
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -170,7 +169,7 @@ class StageManager:
         if stalled:
             self._systemd.tell(STATUS=f"no frame since {self._last_frame}")
             return
-        if frame and not self._ready:
+        if (frame or not self._open) and not self._ready:
             self._ready = True
             self._systemd.tell(READY=1)
         self._systemd.tell(WATCHDOG=1, STATUS=f"{'open' if self._open else 'closed'}, frame {frame}")
@@ -207,7 +206,7 @@ class RecorderProcess:
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(RECORDER_STOP_S)
         except subprocess.TimeoutExpired:
