@@ -1,4 +1,4 @@
-"""A run with blends can be done again from its log, bit for bit, with the pocket model: each mixture is in its frames."""
+"""A run with blends can be done again from its log, bit for bit; the pocket model, so each mixture is in its frames."""
 
 import json
 from pathlib import Path
