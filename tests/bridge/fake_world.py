@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from everscene_bridge.client import Frame
-from everscene_bridge.errors import Disconnected, Rejected
+from everscene_bridge.errors import Disconnected, Rejected, RequestFailed
 from everscene_bridge.messages import (
     EventDescription,
     Notice,
@@ -78,6 +78,7 @@ class FakeWorld:
     info: Welcome = field(default_factory=welcome)
     client_id: int = 11
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    state: str = "live"
 
     def __post_init__(self) -> None:
         self.closed = threading.Event()
@@ -185,6 +186,14 @@ class FakeWorld:
     def seen(self, frame: Frame) -> None:
         self.shown.append(frame.number)
 
+    def command(self, name: str, /, **args: Any) -> dict[str, Any]:
+        self.asked.append((name, args))
+        if name == "restore":
+            raise RequestFailed("no_snapshot", "there is no snapshot of this name")
+        if name in ("pause", "resume"):
+            self.state = "paused" if name == "pause" else "live"
+        return {}
+
     def stats(self) -> Stats:
         if self.gone.is_set():
             raise Disconnected("no server answers at tcp://127.0.0.1:1")
@@ -200,7 +209,7 @@ class FakeWorld:
                 **{name: 0 for name in Stats.model_fields if name not in ("type", "id")},
                 "epoch": 7,
                 "uptime_s": 12.0,
-                "state": "live",
+                "state": self.state,
                 "frame": self.number,
                 "frames": self.number,
                 "prompt": self.prompt_text(),

@@ -303,6 +303,20 @@ def test_a_page_hears_of_the_stream_and_its_latency(viewer: ViewerHandle, world:
         assert next_news(page, "status", state="live", latency_ms=times)["fps"] == 16.0
 
 
+def test_a_command_of_a_page_is_done_and_said_to_be(viewer: ViewerHandle, world: FakeWorld) -> None:
+    with open_page(viewer) as page:
+        page.send(json.dumps({"type": "command", "id": 3, "name": "rewind", "args": {"seconds": 5}}))
+        assert receipts_of(page, 3) == [{"type": "receipt", "id": 3, "state": "done"}]
+        assert world.asked == [("rewind", {"seconds": 5})]
+
+
+def test_a_command_that_fails_says_why(viewer: ViewerHandle) -> None:
+    with open_page(viewer) as page:
+        page.send(json.dumps({"type": "command", "id": 3, "name": "restore", "args": {"name": "viewer"}}))
+        (receipt,) = receipts_of(page, 3)
+        assert (receipt["state"], receipt["reason"]) == ("rejected", "there is no snapshot of this name")
+
+
 def test_a_page_hears_that_the_sidecar_is_gone_and_back(viewer: ViewerHandle, world: FakeWorld) -> None:
     with open_page(viewer) as page:
         world.gone.set()

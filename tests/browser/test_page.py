@@ -65,6 +65,26 @@ def test_a_click_on_storm_sends_it_with_its_slider_and_shows_the_receipt(page: C
     page.until(f"{CAPTION}.includes('storm')")
 
 
+def test_pause_becomes_resume_and_back(page: Chromium, world: FakeWorld) -> None:
+    page.click("[data-command=pause]")
+    page.until("document.querySelector('[data-command=pause]').textContent === 'Resume'")
+    page.click("[data-command=pause]")
+    page.until("document.querySelector('[data-command=pause]').textContent === 'Pause'")
+    assert world.asked == [("pause", {}), ("resume", {})]
+
+
+def test_the_world_can_be_kept_rewound_and_gone_back_to(page: Chromium, world: FakeWorld) -> None:
+    for command in ("snapshot", "rewind", "restore"):
+        page.click(f"[data-command={command}]")
+    page.until("document.querySelectorAll('#receipts .applied').length === 2")
+    page.until("document.querySelector('#receipts .rejected .why')")
+    assert sorted(world.asked) == [
+        ("restore", {"name": "viewer"}),
+        ("rewind", {"seconds": 5}),
+        ("snapshot", {"name": "viewer"}),
+    ]
+
+
 def test_a_slider_sets_what_the_event_sends(page: Chromium, world: FakeWorld) -> None:
     page.evaluate("document.querySelector('[data-event=rain]').parentElement.querySelector('input').focus()")
     for _ in range(40):

@@ -5,7 +5,8 @@ browser or a slow line gets is the newest picture at its own pace, and nothing w
 tab confirms nothing and is sent nothing.
 
 JSON to the page: `world` (first), `status`, `receipt`, `input`. JSON from it: `event {id, name, params}`,
-`prompt {id, text}`, `shown {serial, drawn}`. Pictures: u32 little-endian length of a JSON header, the header, the
+`prompt {id, text}`, `command {id, name, args}` (a receipt with the state `done` or `rejected` answers it), `shown
+{serial, drawn}`. Pictures: u32 little-endian length of a JSON header, the header, the
 JPEG file.
 """
 
@@ -88,13 +89,13 @@ class Browser:
                 if picture is not None and message["drawn"]:
                     self.relay.seen(picture)
                 self.awake.set()
-            case "event" | "prompt":
+            case "event" | "prompt" | "command":
                 self.steer(message)
             case other:
                 raise ValueError(f"no such message: {other!r}")
 
     def steer(self, message: dict[str, Any]) -> None:
-        """Sends an event or a prompt into the world; its receipts go back to the page."""
+        """Sends an event, a prompt or a command into the world; its receipts go back to the page."""
         number = int(message["id"])
         if self.open_receipts >= OPEN_RECEIPTS:
             reason = f"{OPEN_RECEIPTS} of this page's events are still open"
@@ -102,6 +103,8 @@ class Browser:
             return
         if message["type"] == "event":
             receipts = self.relay.event(str(message["name"]), dict(message.get("params") or {}))
+        elif message["type"] == "command":
+            receipts = self.relay.command(str(message["name"]), dict(message.get("args") or {}))
         else:
             receipts = self.relay.prompt(str(message["text"]))
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everscene_bridge.client import Frame
-from everscene_bridge.errors import ClientError, NotInTime, Rejected, Superseded
+from everscene_bridge.errors import ClientError, NotInTime, Rejected, RequestFailed, Superseded
 from everscene_bridge.feed_player import Player
 from everscene_bridge.messages import Notice, SceneDescription, Stats, Welcome
 from everscene_bridge.receipt import Receipt
@@ -44,6 +44,7 @@ class World(Player, Protocol):
     def frames(self) -> Iterator[Frame]: ...
     def seen(self, frame: Frame) -> None: ...
     def stats(self) -> Stats: ...
+    def command(self, name: str, /, **args: Any) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
 
@@ -146,6 +147,16 @@ class Relay:
     def prompt(self, text: str) -> AsyncIterator[dict[str, Any]]:
         """Sends a prompt; gives its receipts as the page wants them."""
         return self.receipts(lambda: self.world.prompt(text))
+
+    async def command(self, name: str, args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Has a command of docs/protocol.md §4 done; gives what became of it as the page wants it."""
+        try:
+            await asyncio.to_thread(lambda: self.world.command(name, **args))
+            yield {"state": "done"}
+        except RequestFailed as refusal:
+            yield {"state": "rejected", "reason": refusal.reason}
+        except ClientError as error:
+            yield {"state": "lost", "reason": str(error)}
 
     async def receipts(self, ask: Callable[[], Receipt]) -> AsyncIterator[dict[str, Any]]:
         try:

@@ -146,6 +146,7 @@ function showStatus({ state, reason, fps, latency_ms: latency }) {
   $("state").title = reason || "";
   $("veil").hidden = !NEEDS_A_WORD.has(state);
   $("veil").textContent = reason || STATE_TEXT[state] || state;
+  $("time").querySelector("button").textContent = state === "paused" ? "Resume" : "Pause";
   if (state === "slow" && fps) $("state-text").textContent = `slow, ${fps.toFixed(1)} a second`;
   if (latency && latency.n > 0) {
     $("p50").textContent = milliseconds(latency.p50);
@@ -318,6 +319,7 @@ const receipts = {
     cell?.classList.remove("sent");
     cell?.classList.toggle("refused", state === "rejected");
     if (state === "applied") this.finish(row, "applied", milliseconds(latency), "", `first frame ${frame}`);
+    else if (state === "done") this.finish(row, "applied", "done", "");
     else if (state === "rejected") this.finish(row, "rejected", "rejected", mine.type === "prompt" ? "" : reason);
     else this.finish(row, state, state === "lost" ? "no receipt" : state, reason);
     if (state === "rejected" && mine.type === "prompt") refusePrompt(mine.text, reason);
@@ -377,6 +379,23 @@ $("prompt-form").addEventListener("submit", (submit) => {
   if (text) receipts.send({ type: "prompt", text }, text, "", null);
 });
 box.addEventListener("input", forgetRefusal);
+
+// ---- the world as a whole: pause, back, keep, recall ------------------------------------------------------------
+
+const KEPT = "viewer";             // name of the one snapshot that the page keeps
+const COMMANDS = {
+  pause: () => document.body.dataset.state === "paused" ? ["resume", {}] : ["pause", {}],
+  rewind: () => ["rewind", { seconds: 5 }],
+  snapshot: () => ["snapshot", { name: KEPT }],
+  restore: () => ["restore", { name: KEPT }],
+};
+
+for (const button of $("time").querySelectorAll("button")) {
+  button.addEventListener("click", () => {
+    const [name, args] = COMMANDS[button.dataset.command]();
+    receipts.send({ type: "command", name, args }, button.textContent, "", button.parentElement);
+  });
+}
 
 // ---- keys and tools ------------------------------------------------------------------------------------------------
 
