@@ -44,7 +44,7 @@ def forward(
 ) -> Tensor:
     """As `WanTransformer.forward`; attention(layer) gives a layer's self-attention."""
 
-    x = transformer._patches(latents)  # [B, F, n, D]
+    x = transformer._patches(latents).float()  # [B, F, n, D], as wide for the first layer as it comes to the others
     time = transformer._time(timesteps, x.dtype)  # [B, F, D]
     projected = transformer.time_projection(time).unflatten(-1, (6, -1))  # [B, F, 6, D]
     for layer, block in enumerate(transformer.layers()):

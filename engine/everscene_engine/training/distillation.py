@@ -211,7 +211,9 @@ class Trainer:
         self.device = torch.device(options.device)
         self.budget = TimeBudget(options.seconds)
         torch.manual_seed(options.seed)
-        self.teacher = WorldModel.load(options.teacher).to(self.device).requires_grad_(False).eval()
+        self.teacher = WorldModel.load(options.teacher).to(
+            self.device
+        )  # never stepped; to the compiler like the others
         self.student = WorldModel.load(options.student or options.teacher).to(self.device)
         self.student.text.requires_grad_(False).eval()  # prompts mean to the student what they mean to its teacher
         self.average = AveragedWeights(self.student, decay=recipe.average)

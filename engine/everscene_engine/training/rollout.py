@@ -78,6 +78,7 @@ class TrainingStream(LatentStream):
     def flow(self, x: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The network's flow for the chunk in work: x [B, F, C, h, w], timesteps [B]; in float32."""
         times = timesteps[:, None].expand(-1, x.shape[1])
+        text = prepared(text)
         with self.computing():
             run = self._run if self._past_of[0].keys.shape[1] else run_block  # the first chunk's sizes come once only
             out = forward(self.transformer, run, x, times, self._rotation, self._past_of.__getitem__, text)
@@ -104,3 +105,16 @@ def gather(tokens: Tensor, spans: list[tuple[int, int]]) -> Tensor:
     if found.shape[1]:
         torch._dynamo.maybe_mark_dynamic(found, 1)
     return found
+
+
+def prepared(text: Conditioning) -> Conditioning:
+    """The same to a network, and one thing to its compiler whatever the prompts: any length, and a gradient only where
+    gradients are on."""
+    keys, values = text.keys, text.values
+    if not torch.is_grad_enabled():
+        keys, values = tuple(k.detach() for k in keys), tuple(v.detach() for v in values)
+    for tensor in (*keys, *values):
+        torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    if text.bias is not None:
+        torch._dynamo.maybe_mark_dynamic(text.bias, 3)
+    return Conditioning(keys, values, text.bias)
