@@ -77,6 +77,7 @@ from everscene_bridge.protocol import NS, Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.settings import is_loopback, token_from_environment
 from everscene_bridge.ways import Ease
+from everscene_engine.port import BlendPath
 
 log = logging.getLogger(__name__)
 
@@ -218,8 +219,9 @@ class Client(Listener):
         *,
         seconds: float | None = None,
         ease: Ease | None = None,
+        path: BlendPath | None = None,
     ) -> Receipt:
-        """Send a whole prompt in place of the scene's. seconds, ease: of a blend. Raises as `event` does."""
+        """Send a whole prompt in place of the scene's. seconds, ease, path: of a blend. Raises as `event` does."""
         message_id = next(self._ids)
         receipt = Receipt(message_id, "the prompt")
         values = {
@@ -228,6 +230,7 @@ class Client(Listener):
             "transition": transition,
             "seconds": seconds,
             "ease": ease,
+            "path": path,
             "when": when,
             "client_ns": time.time_ns(),
         }
@@ -241,8 +244,9 @@ class Client(Listener):
         *,
         seconds: float | None = None,
         ease: Ease | None = None,
+        path: BlendPath | None = None,
     ) -> Receipt:
-        """Put words into slots of the scene. seconds, ease: of a blend. Raises as `event` does."""
+        """Put words into slots of the scene. seconds, ease, path: of a blend. Raises as `event` does."""
         message_id = next(self._ids)
         receipt = Receipt(message_id, f"the slots {', '.join(words)}")
         values = {
@@ -251,6 +255,7 @@ class Client(Listener):
             "transition": transition,
             "seconds": seconds,
             "ease": ease,
+            "path": path,
             "when": when,
             "client_ns": time.time_ns(),
         }

@@ -23,6 +23,7 @@ from everscene_bridge.messages import Name, Params, PromptText, SlotWords
 from everscene_bridge.protocol import Transition, When
 from everscene_bridge.ways import LONGEST_BLEND_S, Ease
 from everscene_bridge.yaml_file import Checked, PositiveSeconds, YamlText, parse, read_seconds, read_text
+from everscene_engine.port import BlendPath
 
 DEMO_FEED: Final = Path(__file__).parent / "feeds" / "demo.yaml"
 _FRAME: Final = re.compile(r"f(\d+)")
@@ -41,6 +42,7 @@ class Deed(Checked):
     transition: Transition | None = None
     seconds: BlendSeconds | None = None  # of a blend
     ease: Ease | None = None  # of a blend
+    path: BlendPath | None = None  # of a blend
     when: When | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0  # among the choices of a `choose`
 
@@ -60,8 +62,8 @@ class Deed(Checked):
             raise ValueError("params belong to an event")
         if self.transition is not None and self.event is not None:
             raise ValueError("the scene says the transition of an event; a step gives it for prompts and slots alone")
-        if (self.seconds is not None or self.ease is not None) and self.transition != "blend":
-            raise ValueError("seconds and ease belong to the transition blend")
+        if (self.seconds or self.ease or self.path) and self.transition != "blend":
+            raise ValueError("seconds, ease and path belong to the transition blend")
         return self
 
 

@@ -64,7 +64,8 @@ def _scope(blocks: list[dict[str, Any]]) -> tuple[Steps, float]:
         step = {"at": float(block["startTime"]), "prompt": text}
         chunks = int(block.get("transitionSteps") or 0)
         if chunks and steps:
-            step |= {"transition": "blend", "seconds": chunks * SCOPE_CHUNK_S, "ease": "linear"}
+            path = "slerp" if block.get("temporalInterpolationMethod") == "slerp" else "linear"
+            step |= {"transition": "blend", "seconds": chunks * SCOPE_CHUNK_S, "ease": "linear", "path": path}
         steps.append(step)
     return steps, float(blocks[-1]["endTime"])
 

@@ -20,7 +20,14 @@ class Player(Protocol):
 
     def event(self, name: str, when: Any = None, **params: Any) -> Any: ...
     def prompt(
-        self, text: str, transition: Any = None, when: Any = None, *, seconds: Any = None, ease: Any = None
+        self,
+        text: str,
+        transition: Any = None,
+        when: Any = None,
+        *,
+        seconds: Any = None,
+        ease: Any = None,
+        path: Any = None,
     ) -> Any: ...
     def slots(
         self,
@@ -30,6 +37,7 @@ class Player(Protocol):
         *,
         seconds: Any = None,
         ease: Any = None,
+        path: Any = None,
     ) -> Any: ...
 
 
@@ -124,7 +132,7 @@ class _Playing:
     def _send(self, deed: Deed) -> Any:
         if deed.event is not None:
             return self._client.event(deed.event, deed.when, **deed.params)
-        how = {"seconds": deed.seconds, "ease": deed.ease}
+        how = {"seconds": deed.seconds, "ease": deed.ease, "path": deed.path}
         if deed.prompt is not None:
             return self._client.prompt(deed.prompt, deed.transition, deed.when, **how)
         return self._client.slots(deed.slots, deed.transition, deed.when, **how)

@@ -25,6 +25,7 @@ from everscene_bridge.protocol import MAX_MESSAGE_BYTES, Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.viewer.guard import same_origin
 from everscene_bridge.ways import Ease
+from everscene_engine.port import BlendPath
 
 LOOK_EVERY_S = 0.01
 LONGEST_WAIT_S = 120.0
@@ -47,6 +48,12 @@ class _Way(_Body):
     transition: Transition | None = None
     seconds: float | None = None
     ease: Ease | None = None
+    path: BlendPath | None = None
+
+    @property
+    def blend(self) -> dict[str, Any]:
+        """As the client takes it."""
+        return {"seconds": self.seconds, "ease": self.ease, "path": self.path}
 
 
 class _PromptBody(_Way):
@@ -75,14 +82,14 @@ def routes(world: Callable[[], Player]) -> list[Route]:
         return await _steer(
             request,
             _PromptBody,
-            lambda body: world().prompt(body.text, body.transition, body.when, seconds=body.seconds, ease=body.ease),
+            lambda body: world().prompt(body.text, body.transition, body.when, **body.blend),
         )
 
     async def slots(request: Request) -> Response:
         return await _steer(
             request,
             _SlotsBody,
-            lambda body: world().slots(body.slots, body.transition, body.when, seconds=body.seconds, ease=body.ease),
+            lambda body: world().slots(body.slots, body.transition, body.when, **body.blend),
         )
 
     return [

@@ -25,7 +25,8 @@ def test_a_scope_timeline() -> None:
         (11.456, "Rain falls on the small boat in the harbour."),
         (24.168, "Night falls, lamps are lit along the quay."),
     ]
-    assert [(step.transition, step.seconds) for step in feed.steps] == [(None, None), ("blend", 3.0), (None, None)]
+    ways = [(step.transition, step.seconds, step.path) for step in feed.steps]
+    assert ways == [(None, None, None), ("blend", 3.0, "slerp"), (None, None, None)]
     assert feed.length == pytest.approx(36.9446)
 
 

@@ -50,7 +50,7 @@ def test_the_answer_can_come_when_it_is_accepted(web: httpx.Client) -> None:
 
 
 def test_prompts_and_slots(web: httpx.Client) -> None:
-    answer = web.post("/prompt", json={"text": "a calm sea", "transition": "blend", "seconds": 1.5, "ease": "linear"})
+    answer = web.post("/prompt", json={"text": "a calm sea", "transition": "blend", "seconds": 1.5, "path": "slerp"})
     assert answer.json()["prompt"] == "a calm sea"
     answer = web.post("/slots", json={"slots": {"time": "at dusk"}, "when": "chunk"})
     assert answer.json()["prompt"] == "a red fox trots along the harbour at dusk, clear sky"
