@@ -307,6 +307,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument("--warmup-steps", type=int, default=Recipe.warmup_steps)
+    parser.add_argument("--average", type=float, default=Recipe.average, help="decay of the averaged weights, a step")
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--chunks", type=int, default=Recipe.chunks)
     parser.add_argument("--pool", type=int, default=Recipe.pool)
@@ -320,6 +322,8 @@ def main() -> None:
         pool=options.pool,
         fresh=options.fresh,
         learning_rate=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        average=options.average,
     )
     Trainer(options, recipe).run()
 
