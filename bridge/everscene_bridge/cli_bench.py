@@ -25,6 +25,10 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
 SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
 Seed = Annotated[int, typer.Option(min=0)]
+RandomWeights = Annotated[
+    str | None, typer.Option(help="plain, bf16 or fp8: the model at its real size with random weights.")
+]
+Decoder = Annotated[str | None, typer.Option(help="With random weights: tiny, tiny-wide or wan.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -45,6 +49,8 @@ def latency(
     steps: Steps = None,
     device: Device = None,
     threads: Threads = None,
+    random_weights: RandomWeights = None,
+    decoder: Decoder = None,
     scene: SceneOption = DEFAULT_SCENE,
     events: Annotated[int, typer.Option(min=2, max=1000, help="With the interrupt, and as many without.")] = 200,
     recache_depth: Annotated[
@@ -56,7 +62,7 @@ def latency(
     """From an event to the first frame under it."""
     names = recache_depth or ["all"]
     try:
-        choice = EngineChoice(model, seed, steps, device, threads)
+        choice = EngineChoice(model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights)
         loads = {name: loader(replace(choice, recache_depth=recache_depth_of(name))) for name in names}
         result = bench.latency(loads, load_scene(scene), events, seed)
     except (EversceneError, EngineError) as problem:
@@ -78,6 +84,8 @@ def pipeline(
     steps: Steps = None,
     device: Device = None,
     threads: Threads = None,
+    random_weights: RandomWeights = None,
+    decoder: Decoder = None,
     scene: SceneOption = DEFAULT_SCENE,
     chunks: Annotated[int, typer.Option(min=2, max=200, help="How many are drawn.")] = 12,
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("pipeline.png"),
@@ -86,7 +94,7 @@ def pipeline(
 ) -> None:
     """What was generated, decoded and published when, as a picture."""
     try:
-        load = loader(EngineChoice(model, seed, steps, device, threads))
+        load = loader(EngineChoice(model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights))
         result = bench_pipeline.pipeline(load, load_scene(scene), chunks)
         bench_pipeline.draw(result, out)
     except (EversceneError, EngineError) as problem:
@@ -103,6 +111,8 @@ def load(
     steps: Steps = None,
     device: Device = None,
     threads: Threads = None,
+    random_weights: RandomWeights = None,
+    decoder: Decoder = None,
     scene: SceneOption = DEFAULT_SCENE,
     rate: Annotated[float, typer.Option(min=1, help="Events a second, all clients together.")] = 1000.0,
     seconds: Annotated[float, typer.Option(min=1, help="For how long.")] = 60.0,
@@ -112,7 +122,7 @@ def load(
 ) -> None:
     """A hail of events: does each have its final receipt, does the stream go on, does the memory stay?"""
     try:
-        make = loader(EngineChoice(model, seed, steps, device, threads))
+        make = loader(EngineChoice(model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights))
         result = bench_load.load(make, load_scene(scene), rate, seconds, clients)
     except (EversceneError, EngineError) as problem:
         _give_up(problem)

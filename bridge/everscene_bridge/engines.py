@@ -23,6 +23,7 @@ class EngineChoice:
     text_device: str | None = None  # of a large model's text encoder; None: `device`
     unload_text: bool = False  # let go of the text encoder after each prompt
     recache_depth: int | None = None  # chunks that a recache makes anew at once, newest first; None: all
+    random_weights: str | None = None  # plain, bf16 or fp8: the model at its size with random weights, for measuring
 
 
 def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
@@ -31,6 +32,18 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
         return lambda: PatternEngine(seed=choice.seed)
 
     def load() -> EnginePort:
+        if choice.random_weights is not None:
+            from everscene_engine.random_live import load_random
+
+            return load_random(
+                choice.model,
+                choice.random_weights,
+                choice.seed,
+                choice.steps,
+                choice.device,
+                choice.decoder,
+                choice.recache_depth,
+            )
         from everscene_engine.live import load as load_live
 
         return load_live(
