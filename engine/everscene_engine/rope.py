@@ -71,7 +71,7 @@ def rotation(frames: Tensor, rows: int, columns: int, head_dim: int) -> Rotation
 def time_shift(frames: float, head_dim: int, device: torch.device) -> Rotation:
     """The rotation that moves keys that were already turned by so many latent frames later, [1, E/2]."""
     time, row, column = axis_pairs(head_dim)
-    angles = _angles(torch.tensor([frames], device=device), time)
+    angles = _angles(torch.full((1,), frames, dtype=torch.float64, device=device), time)
     angles = torch.cat([angles, angles.new_zeros(1, row + column)], dim=-1)
     return Rotation(angles.cos().float(), angles.sin().float())
 

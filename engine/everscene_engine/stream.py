@@ -31,6 +31,7 @@ from torch import Tensor
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
+from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
 from everscene_engine.kv_cache import KVCache, Turn
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
@@ -105,6 +106,7 @@ class LatentStream:
             dtype=weight.dtype,
             device=weight.device,
         )
+        self._lead = HostLead(weight.device)
         self._rows, self._columns = config.latent_height // 2, config.latent_width // 2
         self._generator = torch.Generator()
         self._text: Conditioning | None = None
@@ -162,21 +164,24 @@ class LatentStream:
         offset = shot * config.shot_offset
         slot = self._cache.table.open(self.next_chunk, self.next_frame, config.chunk_frames, offset)
         try:
-            latents = self._denoise(slot, lambda: self._wait() or interrupted())
+            latents = self._denoise(slot, interrupted)
         except Interrupted:
             self._cache.table.drop(slot)
             self._recache_due = True  # the oldest chunk of the window gave its slot away
             return None
+        check = FiniteCheck(latents)
         seconds["denoise"] = time.perf_counter() - start
         start = time.perf_counter()
-        if not bool(torch.isfinite(latents).all()):  # on a GPU this waits: whoever gets the chunk gets finished latents
-            self._cache.table.drop(slot)
-            self._recache_due = True
-            raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
         if shot > self._shot and config.cut_clears_window:
             self._clear_but_sink(slot)
         self._clean_pass(slot, latents)
         seconds["clean"] = time.perf_counter() - start
+        start = time.perf_counter()
+        if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
+            self._cache.table.drop(slot)
+            self._recache_due = True
+            raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
+        seconds["denoise"] += time.perf_counter() - start
         chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
         self._keep(chunk, slot)
         return chunk
@@ -286,6 +291,10 @@ class LatentStream:
         turn = self._turn(slot)
         first = self._first_latent if self.next_frame == 0 else None
 
+        def stopped() -> bool:
+            self._lead.wait()
+            return interrupted()
+
         def predict_flow(x: Tensor, timestep: float) -> Tensor:
             assert self._text is not None
             times = torch.full(x.shape[:2], timestep, device=self._device)
@@ -296,18 +305,12 @@ class LatentStream:
             return flow
 
         if isinstance(self.schedule, RenoiseSchedule):
-            latents = renoise(predict_flow, self._noise, self.schedule, interrupted)
+            latents = renoise(predict_flow, self._noise, self.schedule, stopped)
         else:
-            latents = denoise(predict_flow, self._noise(), self.schedule, interrupted)
+            latents = denoise(predict_flow, self._noise(), self.schedule, stopped)
         if first is not None:
             latents[:, :1] = first
         return latents
-
-    def _wait(self) -> bool:
-        """Until the GPU has done what it was given, for that cannot be taken back; always False."""
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
-        return False
 
     def _clean_pass(
         self,
@@ -487,8 +490,8 @@ class LatentStream:
 
     def _turn(self, slot: Resident | Sequence[Resident]) -> Rotation:
         slots = [slot] if isinstance(slot, Resident) else slot
-        frames = torch.cat([torch.arange(one.position, one.position + one.frames) for one in slots])
-        return rotation(frames.to(self._device), self._rows, self._columns, self.transformer.config.head_dim)
+        places = [torch.arange(one.position, one.position + one.frames, device=self._device) for one in slots]
+        return rotation(torch.cat(places), self._rows, self._columns, self.transformer.config.head_dim)
 
     def _noise(self, step: int = 0) -> Tensor:
         place = self.seed * _SEED_STRIDE + self.next_frame + 1 + step * _STEP_STRIDE
@@ -496,7 +499,7 @@ class LatentStream:
         config = self.config
         shape = (self.clips, config.chunk_frames, self.transformer.config.channels)
         noise = torch.randn(*shape, config.latent_height, config.latent_width, generator=self._generator)
-        return noise.to(self._device, self._dtype)  # [B, F, C, h, w]
+        return to_device(noise, self._device, self._dtype)  # [B, F, C, h, w]
 
     def _forget(self) -> None:
         self._cache.clear()
