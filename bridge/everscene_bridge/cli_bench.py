@@ -146,3 +146,7 @@ def _print_reaction(found: dict[str, Any]) -> None:
 def _give_up(problem: Exception) -> NoReturn:
     Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+if __name__ == "__main__":  # on a machine that lacks what the rest of the command line needs
+    bench_app()
