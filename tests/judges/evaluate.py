@@ -88,8 +88,10 @@ def _sound(attributes: Attributes) -> Attributes:
 class Rollout:
     """B clips generated side by side, each under its own prompt; hands out frames as they are decoded."""
 
-    def __init__(self, model: PocketModel, clips: int, seed: int, steps: int | None) -> None:
+    def __init__(self, model: PocketModel, clips: int, seed: int, steps: int | None, settle: int = 0) -> None:
+        """settle: clean passes after each chunk, of those that a recache of the newest chunks has left."""
         self._model = model
+        self._settle = settle
         self._stream = LatentStream(model.transformer, model.stream, seed, clips=clips, steps=steps)
         self._decoder = PocketDecoder(model.autoencoder)
         self._device = model.transformer.patch_embedding.weight.device
@@ -105,6 +107,8 @@ class Rollout:
         """Frames of the next chunk, [B, T, 3, H, W] in 0..1."""
         made = self._stream.generate()
         assert made is not None
+        for _ in range(self._settle):
+            self._stream.settle()
         return (self._decoder.feed(made.latents).float() * 0.5 + 0.5).clamp(0, 1)
 
 
@@ -125,10 +129,11 @@ def measure_switches(
     steps: int | None,
     seconds_after: Sequence[float] = SECONDS_AFTER,
     show: Callable[[str, Tensor], None] = lambda name, frames: None,
+    settle: int = 0,
 ) -> dict[str, object]:
     """Accuracy of the changed attribute by seconds after the switch, speed and size of the change."""
     fps, frames_per_chunk = model.stream.fps, model.stream.chunk_frames * model.stream.frames_per_latent
-    rollout = Rollout(model, len(switches), seed, steps)
+    rollout = Rollout(model, len(switches), seed, steps, settle)
     rollout.steer([prompt_for(s.before, None) for s in switches], "recache")
     before = [rollout.chunk() for _ in range(CHUNKS_BEFORE)]
     steady = torch.cat(before[2:], dim=1)
@@ -239,6 +244,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
+    parser.add_argument("--recache-depth", type=int, help="chunks made anew at a switch, newest first (default: all)")
+    parser.add_argument("--settle", type=int, default=0, help="clean passes after each chunk, of what that has left")
     parser.add_argument("--repeats", type=int, default=4, help="clips for each of the 32 pairs")
     parser.add_argument("--transitions", default="recache,text,reset")
     parser.add_argument("--seconds-after", default=",".join(f"{s:g}" for s in SECONDS_AFTER))
@@ -249,6 +256,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
     model = load_pocket(device, best_dtype(device), options.weights)
+    model = replace(model, stream=replace(model.stream, recache_depth=options.recache_depth))
     judges, show = load(options.judges, device), Sheets(options.out, 12)
     figures: dict[str, object] = {"steps": options.steps or model.stream.steps, "seed": options.seed}
     after = [float(s) for s in options.seconds_after.split(",")]
@@ -256,7 +264,7 @@ def main() -> None:
         start = time.monotonic()
         switches = all_switches(options.repeats, options.seed)
         figures[transition] = measure_switches(
-            model, judges, switches, transition, options.seed, options.steps, after, show
+            model, judges, switches, transition, options.seed, options.steps, after, show, options.settle
         )
         print(transition, json.dumps(figures[transition]), f"({time.monotonic() - start:.0f} s)", flush=True)
     if options.endurance_seconds:
