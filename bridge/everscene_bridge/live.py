@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from everscene_bridge.chunk_record import DueFrame, Work
 from everscene_bridge.clock import Clock
 from everscene_bridge.errors import CommandFailed, SceneError
 from everscene_bridge.ledger import Outcome
@@ -27,7 +28,7 @@ from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.snapshots import Snapshot
 from everscene_bridge.stats import Meter
-from everscene_bridge.timeline import DueFrame, Timeline, TimelineSettings, Work
+from everscene_bridge.timeline import Timeline, TimelineSettings
 from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.port import EnginePort, FrameBlock, GeneratedChunk
 

@@ -8,9 +8,12 @@ All times are integers in ns on whatever clock the caller uses.
 """
 
 from collections import deque
+from dataclasses import dataclass, field
 
 from everscene_bridge.protocol import NS
 
+PACE_CHUNKS = 5
+ESTIMATE_CHUNKS = 8
 SLOW_RATIO = 1.03
 """How much longer than the content's the period must be before the stream is called slow."""
 
@@ -35,6 +38,26 @@ class Recent:
     def longest(self) -> int:
         """0 when there is none."""
         return max(self._values, default=0)
+
+
+@dataclass
+class Estimates:
+    """How long the stages take, from the latest chunks."""
+
+    recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
+    generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # without recache
+    decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
+    pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # slower of the two stages, recache and all
+
+    @property
+    def reaction_ns(self) -> int:
+        """From an input to the first frame under it: recache, one chunk, its decode."""
+        return self.recache.median + self.generate.median + self.decode.median
+
+    @property
+    def start_ahead_ns(self) -> int:
+        """How long before its first frame is due a chunk is started, with something to spare."""
+        return (self.recache.median + self.generate.longest + self.decode.longest) * 3 // 2
 
 
 class ContentClock:

@@ -1,6 +1,7 @@
 """Numbers about a run: counts, and distributions of times."""
 
 from collections import deque
+from dataclasses import dataclass
 
 from everscene_bridge.messages import DistributionMessage
 from everscene_bridge.protocol import NS
@@ -57,6 +58,16 @@ class Rate:
     def _forget(self, now_ns: int) -> None:
         while self._times and now_ns - self._times[0] >= RATE_SECONDS * NS:
             self._times.popleft()
+
+
+@dataclass
+class StreamTotals:
+    """Since the start of the epoch."""
+
+    chunks: int = 0
+    dropped_chunks: int = 0
+    discarded_frames: int = 0
+    restarts: int = 0
 
 
 class Meter:

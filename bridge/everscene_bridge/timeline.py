@@ -15,23 +15,21 @@ one of them from the screen.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from everscene_bridge import protocol
+from everscene_bridge.chunk_record import ChunkRecord, DueFrame, ReadyFrame, Work
 from everscene_bridge.history import History, Moment
 from everscene_bridge.inputs import Input, way_of
 from everscene_bridge.ledger import Ledger
-from everscene_bridge.messages import Stamps
-from everscene_bridge.pacing import ContentClock, Recent
+from everscene_bridge.pacing import ContentClock, Estimates
 from everscene_bridge.protocol import NS, State
-from everscene_bridge.scene import Momentary, Scene, SceneState
+from everscene_bridge.scene import Momentary, Scene
+from everscene_bridge.stats import StreamTotals
 from everscene_bridge.steering import Steering
 from everscene_bridge.ways import RECACHE, Way
-from everscene_engine import port
-from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, Picture, Prompting
+from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
 
-PACE_CHUNKS = 5
-ESTIMATE_CHUNKS = 8
 HIDE_RATIO = 1.2
 """Frames that are kept to be shown during a reaction may take this much longer than the reaction is expected to."""
 STALLED_NS = NS
@@ -48,106 +46,6 @@ class TimelineSettings:
     interrupt: bool = True  # False: every input waits for the chunk in flight
     max_lead_ms: float | None = None  # bound on content generated ahead; None: as much as generation time asks for
     max_waiting: int = protocol.MAX_WAITING
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the generating thread shall do: roll back, steer, generate, in this order."""
-
-    rollback: int | None  # latent frame
-    steer: tuple[Prompting, port.Transition] | None
-    number: int = 0  # counts works, 1 and up
-    orders: tuple[int, ...] = ()  # of the inputs that the chunk is the first to carry
-
-
-@dataclass
-class ChunkRecord:
-    """A chunk on its way. All `…_ns` are points in time, 0 = not yet."""
-
-    inputs: tuple[Input, ...]  # those that it is the first to carry
-    order: int
-    prompt: str
-    flags: int  # of its first frame
-    state_before: SceneState
-    state: SceneState  # under which it is generated
-    world: int  # counts worlds: a reset, a restored snapshot and a new engine begin another
-    started_ns: int
-    received_ns: int  # arrival of the input `order`
-    recached_ns: int  # end of the recache for it
-    work: int = 0  # number of the work that it comes from
-    chunk: GeneratedChunk | None = None
-    number: int = -1  # chunk number, given with its first frame shown
-    denoised_ns: int = 0
-    decode_started_ns: int = 0
-    decoded_ns: int = 0
-
-    @property
-    def generation_ns(self) -> int:
-        """How long it took to generate."""
-        return self.denoised_ns - self.started_ns
-
-
-@dataclass(frozen=True)
-class ReadyFrame:
-    """A decoded frame that waits for its due time."""
-
-    record: ChunkRecord
-    index: int  # in its chunk
-    latent_frame: int
-    pixels: Picture
-
-
-@dataclass(frozen=True)
-class DueFrame:
-    """A frame to publish now."""
-
-    number: int
-    pts_ns: int
-    flags: int
-    late_ns: int  # against its due time
-    ready: ReadyFrame
-    old: bool = False  # of an engine that has failed since
-
-    def stamps(self, published_ns: int) -> Stamps:
-        """The points in time on its way."""
-        record = self.ready.record
-        return Stamps(
-            received=record.received_ns,
-            recached=record.recached_ns,
-            denoised=record.denoised_ns,
-            decoded=record.decoded_ns,
-            published=published_ns,
-        )
-
-
-@dataclass
-class StreamTotals:
-    """Since the start of the epoch."""
-
-    chunks: int = 0
-    dropped_chunks: int = 0
-    discarded_frames: int = 0
-    restarts: int = 0
-
-
-@dataclass
-class Estimates:
-    """How long the stages take, from the latest chunks."""
-
-    recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
-    generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # without recache
-    decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
-    pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # slower of the two stages, recache and all
-
-    @property
-    def reaction_ns(self) -> int:
-        """From an input to the first frame under it: recache, one chunk, its decode."""
-        return self.recache.median + self.generate.median + self.decode.median
-
-    @property
-    def start_ahead_ns(self) -> int:
-        """How long before its first frame is due a chunk is started, with something to spare."""
-        return (self.recache.median + self.generate.longest + self.decode.longest) * 3 // 2
 
 
 class Timeline:

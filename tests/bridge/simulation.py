@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from everscene_bridge.chunk_record import DueFrame, Work
 from everscene_bridge.errors import InputRejected
 from everscene_bridge.inputs import Action, Input
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.scene import Scene, parse_scene
-from everscene_bridge.timeline import DueFrame, Timeline, TimelineSettings, Work
+from everscene_bridge.timeline import Timeline, TimelineSettings
 from everscene_engine.errors import PromptRejected
 from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk, goal_of
 
