@@ -56,7 +56,6 @@ class World:
     def describe(self) -> dict[str, Any]:
         """Sizes and bytes."""
         config, cache = self.config, self.stream._cache
-        held = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
         tokens = config.chunk_frames * config.frame_tokens
         facts: dict[str, Any] = {
             "pixels": f"{config.width}x{config.height}",
@@ -65,7 +64,7 @@ class World:
             "keys": tokens * (config.window_chunks + 2),
             "text_rows": self.text_rows,
             "forwards_a_chunk": self.stream.schedule.steps + 1,
-            "cache_gb": round(held / 1e9, 3),
+            "cache_gb": round(cache.nbytes / 1e9, 3),
         }
         if self.device.type == "cuda":
             facts["allocated_gb"] = round(torch.cuda.memory_allocated(self.device) / 1e9, 3)

@@ -37,6 +37,8 @@ class EightBitCache:
     def __init__(self, cache: KVCache, scales: Sequence[float], kind: str) -> None:
         if kind not in KINDS:
             raise ConfigError(f"FP8 attention is {kind!r}; it is one of {', '.join(KINDS)}")
+        if cache.shared:
+            raise ConfigError("FP8 attention keeps the cache in eight bits beside its own; use it with a bf16 KV cache")
         self._cache = cache
         self._kind = kind
         shape, device = cache.keys[0].shape[1:], cache.keys[0].device  # [tokens, H, E]

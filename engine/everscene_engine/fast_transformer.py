@@ -250,6 +250,8 @@ class FastTransformer(WanTransformer):
         k, v = (torch.empty_like(q), torch.empty_like(q)) if place is None else (place[0][0], place[1][0])
         to = None if eight is None or cached is None else eight.place(index, cached)
         fused_triton.queries_keys_values(qkv, norms, inputs.cos, inputs.sin, q, k, v, eps, to)
+        if cached is not None and place is not None:
+            cached.kept(index)
         if cached is None or place is None:
             return self_attention(index, q[None], k[None], v[None])[0].flatten(1)
         if last:

@@ -20,6 +20,8 @@ from everscene_engine.slots import Resident, SlotTable
 class KVCache:
     """Keys and values [B, slots·slot_tokens, H, E] for each layer, allocated once."""
 
+    shared = False  # whether the layers share these tensors, so that each loads what it sees
+
     def __init__(
         self,
         layers: int,
@@ -33,20 +35,32 @@ class KVCache:
         device: torch.device,
     ) -> None:
         self.table = SlotTable(slots)
+        self.clips = clips
         self.frame_tokens = frame_tokens
         self.slot_tokens = slot_frames * frame_tokens
         shape = (clips, slots * self.slot_tokens, heads, head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = self._tensors(layers, shape, dtype, device)
+        self.values = self._tensors(layers, shape, dtype, device)
         self.changes = [0] * slots  # by slot: how often it was written; for who keeps the same in another form
         self._made: dict[int, list[Tensor]] = {}  # by slot: a sink's keys as they were made, once it was turned
         self._shifts: dict[int, int] = {}  # by slot: latent frames by which its keys are presented later
 
-    def attention(self, current: Resident | Sequence[Resident], seen: Sequence[Resident]) -> "CachedAttention":
+    @property
+    def nbytes(self) -> int:
+        """Bytes in which past chunks are kept."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def attention(
+        self, current: Resident | Sequence[Resident], seen: Sequence[Resident], clean: bool = True
+    ) -> "CachedAttention":
         """Self-attention for a forward of `current`, which sees `seen` and itself. Several chunks in one forward, given
-        in the order of their tokens, see each other too."""
+        in the order of their tokens, see each other too. clean False: of a forward whose keys and values another one
+        will replace."""
         own = [current] if isinstance(current, Resident) else list(current)
-        return CachedAttention(self, [self._span(resident) for resident in own], self.spans([*seen, *own]))
+        others = [resident for resident in seen if resident not in own]
+        return CachedAttention(
+            self, list(map(self._span, own)), list(map(self._span, others)), self.spans([*seen, *own]), clean
+        )
 
     def attention_in_turn(self, turns: Sequence["Turn"]) -> "InTurnAttention":
         """Self-attention for a forward of several chunks, each of which sees what its turn says and itself: the same as
@@ -56,10 +70,11 @@ class KVCache:
             for resident, shift in turn.shifts.items():
                 if shift != self._shifts.get(resident.slot, 0):
                     self._remember_made(resident)
-                    self._shifts[resident.slot] = shift
+                    self._set_shift(resident.slot, shift)
         parts = [
             _Part(
                 self._span(turn.own),
+                list(map(self._span, turn.seen)),
                 self.spans([*turn.seen, turn.own]),
                 {self._span(resident): shift for resident, shift in turn.shifts.items()},
             )
@@ -87,7 +102,7 @@ class KVCache:
         turn = time_shift(shift, self.keys[0].shape[-1], self.keys[0].device)
         for layer in range(len(self.keys)):
             self.turn_layer(layer, self._span(resident), turn)
-        self._shifts[resident.slot] = shift
+        self._set_shift(resident.slot, shift)
 
     def turn_layer(self, layer: int, span: tuple[int, int], turn: Rotation) -> None:
         """Put a sink's keys of one layer, turned by `turn` from how they were made, into its slot."""
@@ -95,6 +110,22 @@ class KVCache:
         made = self._made[start // self.slot_tokens][layer]
         self.keys[layer][:, start : start + length] = rotate(made, turn)
         self.changes[start // self.slot_tokens] += 1
+
+    def load(self, layer: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Have past chunks, a span of tokens each, in keys[layer] and values[layer]; here they always are."""
+
+    def store(self, layer: int, span: tuple[int, int]) -> None:
+        """Keep a chunk as it is in keys[layer] and values[layer]; here it is kept already."""
+
+    def variant(self, spans: Sequence[tuple[int, int]]) -> Hashable:
+        """What `load` does for these spans, where it is not always the same."""
+        return None
+
+    def _tensors(self, layers: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    def _set_shift(self, slot: int, shift: int) -> None:
+        self._shifts[slot] = shift
 
     def _remember_made(self, resident: Resident) -> None:
         start, length = self._span(resident)
@@ -124,10 +155,20 @@ class KVCache:
 class CachedAttention:
     """The self-attention of one forward: writes its chunk's own slot (or several), then sees the spans it was given."""
 
-    def __init__(self, cache: KVCache, own: list[tuple[int, int]], spans: list[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        own: list[tuple[int, int]],
+        others: list[tuple[int, int]],
+        spans: list[tuple[int, int]],
+        clean: bool,
+    ) -> None:
+        """own, others: a span for each chunk. spans: all of them, neighbours joined."""
         self._cache = cache
         self._own = own
+        self._others = others
         self._spans = spans
+        self._clean = clean
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.keep(layer, k, v)
@@ -142,6 +183,13 @@ class CachedAttention:
             values[:, start : start + length] = v[:, first : first + length]
             self._cache.changes[start // self._cache.slot_tokens] += 1
             first += length
+        self.kept(layer)
+
+    def kept(self, layer: int) -> None:
+        """Take note that a layer's keys and values are in their place."""
+        if self._clean:
+            for span in self._own:
+                self._cache.store(layer, span)
 
     def look(self, layer: int, q: Tensor) -> Tensor:
         """Attention of queries to the spans, as they are now."""
@@ -149,11 +197,12 @@ class CachedAttention:
 
     def seen(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values that a query sees, [B, keys, H, E] each: in place where the spans are one."""
+        self._cache.load(layer, self._others)
         return _joined(self._cache.keys[layer], self._spans), _joined(self._cache.values[layer], self._spans)
 
     def place(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Where the forward's keys and values belong, [B, tokens, H, E] each, if that is in one piece. Who writes there
-        lets `written` know."""
+        lets `kept` know for each layer, and `written` once."""
         if len(self._own) > 1:
             return None
         start, length = self._own[0]
@@ -181,7 +230,7 @@ class CachedAttention:
     @property
     def key(self) -> Hashable:
         """Equal for two forwards that write and see the same places of the same cache."""
-        return id(self._cache), tuple(self._own), tuple(self._spans)
+        return id(self._cache), tuple(self._own), tuple(self._spans), self._clean, self._cache.variant(self._others)
 
 
 @dataclass(frozen=True)
@@ -197,7 +246,8 @@ class Turn:
 @dataclass(frozen=True)
 class _Part:
     own: tuple[int, int]  # start and length of its tokens in the cache
-    seen: list[tuple[int, int]]
+    others: list[tuple[int, int]]  # what it sees besides, a span for each chunk
+    seen: list[tuple[int, int]]  # all of it, neighbours joined
     shifts: Mapping[tuple[int, int], int]
 
 
@@ -210,13 +260,17 @@ class InTurnAttention:
         self._cache = cache
         self._parts = parts
         self._before = shifts
+        own = {part.own for part in parts}
+        seen = {span for part in parts for span in part.others}
+        self._others = sorted(seen - own)
         head_dim, device = cache.keys[0].shape[-1], cache.keys[0].device
         wanted = {shift for part in parts for shift in part.shifts.values()}
         self._turns = {shift: time_shift(shift, head_dim, device) for shift in wanted}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        shifts = dict(self._before)
+        self._cache.load(layer, self._others)
+        shifts = {} if self._cache.shared else dict(self._before)
         out: list[Tensor] = []
         first = 0
         for part in self._parts:
@@ -226,10 +280,12 @@ class InTurnAttention:
             values[:, start : start + length] = v[:, tokens]
             self._cache.changes[start // self._cache.slot_tokens] += 1
             for span, shift in part.shifts.items():
-                if shifts[span] != shift:
+                if shifts.get(span) != shift:
                     self._cache.turn_layer(layer, span, self._turns[shift])
                     shifts[span] = shift
             out.append(attend(q[:, tokens], _joined(keys, part.seen), _joined(values, part.seen)))
+            self._cache.store(layer, part.own)
+            self._cache.load(layer, [part.own])  # as those after it will meet it in later forwards
             first += length
         return torch.cat(out, dim=1)
 

@@ -33,6 +33,7 @@ from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
 from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
 from everscene_engine.kv_cache import KVCache, Turn
+from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
     Interrupted,
@@ -82,7 +83,9 @@ class LatentStream:
         seed: int,
         clips: int = 1,
         steps: int | None = None,
+        kv: str = "bf16",
     ) -> None:
+        """kv: format of the KV cache: bf16 (the transformer's own dtype, that is) or nvfp4."""
         weight = transformer.patch_embedding.weight
         self.transformer = transformer
         self.config = config
@@ -95,7 +98,7 @@ class LatentStream:
         self.clips = clips
         self._device, self._dtype = weight.device, weight.dtype
         size = transformer.config
-        self._cache = KVCache(
+        self._cache = (NVFP4KVCache if kv == "nvfp4" else KVCache)(
             layers=size.layers,
             clips=clips,
             slots=config.window_chunks + 2,  # the sink, the window, the chunk in work
@@ -287,7 +290,7 @@ class LatentStream:
     def _denoise(self, slot: Resident, interrupted: Callable[[], bool]) -> Tensor:
         self._present_sink(slot)
         seen = [resident for resident in self._cache.table.residents if resident is not slot]
-        attention = self._cache.attention(slot, seen)
+        attention = self._cache.attention(slot, seen, clean=False)
         turn = self._turn(slot)
         first = self._first_latent if self.next_frame == 0 else None
 

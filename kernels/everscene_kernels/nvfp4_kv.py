@@ -17,6 +17,8 @@ from torch import Tensor
 
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor, Rule, check_rule, dequantize, quantize
 
+_FUSED_DTYPES = (torch.bfloat16, torch.float32)
+
 
 @dataclass(frozen=True)
 class KVSlots:
@@ -84,6 +86,11 @@ def write_slot(kept: KVSlots, slot: int, k: Tensor) -> None:
         mean = k.float().mean(0) if tokens else torch.zeros_like(kept.mean[slot])  # [H, E]
         kept.mean[slot] = mean
         k = k.float() - mean
+    if _fused(k):
+        from everscene_kernels import nvfp4_triton  # needs a GPU or Triton's interpreter
+
+        nvfp4_triton.quantize(k, kept.rule, out=view_slot(kept, slot, tokens))
+        return
     held = quantize_kv(k, kept.rule)
     kept.values[slot, :tokens].flatten(0, 1).copy_(held.values)
     kept.scales[slot, :tokens].flatten(0, 1).copy_(held.scales)
@@ -108,8 +115,18 @@ def read_slot(kept: KVSlots, slot: int, out: Tensor) -> None:
     Raises ValueError if out has more tokens than a slot, or other heads.
     """
     tokens = _tokens(kept, slot, out)
+    if kept.mean is None and out.is_contiguous() and _fused(out):
+        from everscene_kernels import nvfp4_triton
+
+        nvfp4_triton.dequantize(view_slot(kept, slot, tokens), out.dtype, out)
+        return
     values = dequantize(view_slot(kept, slot, tokens))
     out.copy_(values if kept.mean is None else values + kept.mean[slot])
+
+
+def _fused(x: Tensor) -> bool:
+    """Whether the kernels do it, bit for bit the same, in place of the definition."""
+    return x.is_cuda and x.dtype in _FUSED_DTYPES
 
 
 def _tokens(kept: KVSlots, slot: int, k: Tensor) -> int:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from everscene_engine.config import TransformerConfig
+from everscene_engine.eight_bit import EightBitCache
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import KVCache
+from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rope import rotation
 from everscene_engine.stream import LatentStream
 from everscene_engine.transformer import WanTransformer
@@ -96,8 +98,9 @@ def test_a_clean_pass_leaves_what_the_plain_one_leaves() -> None:
     assert latents.shape == (1, 2, 4, 4, 6)
 
 
-def latents_after(transformer: WanTransformer, act: Callable[[LatentStream], None]) -> Tensor:
-    stream = LatentStream(transformer, replace(STREAM, window_chunks=2, shot_sink=True, shot_offset=2, steps=1), seed=1)
+def latents_after(transformer: WanTransformer, act: Callable[[LatentStream], None], kv: str = "bf16") -> Tensor:
+    config = replace(STREAM, window_chunks=2, shot_sink=True, shot_offset=2, steps=1)
+    stream = LatentStream(transformer, config, seed=1, kv=kv)
     stream.steer(small_prompt(transformer))
     stream.generate()
     stream.generate()
@@ -118,6 +121,17 @@ ACTS: dict[str, Callable[[LatentStream], None]] = {
 def test_a_stream_goes_on_as_on_the_plain_path_after(act: str) -> None:
     wanted = latents_after(model(), ACTS[act])
     assert error(latents_after(accelerated(model()), ACTS[act]), wanted) < 2 * BF16
+
+
+def test_a_stream_with_its_cache_in_nvfp4_goes_on_as_on_the_plain_path() -> None:
+    wanted = latents_after(model(), ACTS["a cut"], kv="nvfp4")
+    assert error(latents_after(accelerated(model()), ACTS["a cut"], kv="nvfp4"), wanted) < 4 * BF16
+
+
+def test_fp8_attention_and_a_cache_in_nvfp4_are_not_for_each_other() -> None:
+    cache = NVFP4KVCache(2, 1, 2, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
+    with pytest.raises(ConfigError, match="use it with a bf16 KV cache"):
+        EightBitCache(cache, [1.0, 1.0], "triton")
 
 
 def test_what_the_kernels_cannot_do_is_refused() -> None:

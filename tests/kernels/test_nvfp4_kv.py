@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everscene_kernels import nvfp4_kv
 from everscene_kernels.nvfp4 import dequantize, quantize
 from everscene_kernels.nvfp4_kv import KVSlots, allocate_slots, quantize_kv, read_slot, view_slot, write_slot
 
@@ -115,3 +116,18 @@ def test_what_does_not_fit_a_slot_is_refused() -> None:
         allocate_slots(2, 6, 3, 24, CPU)
     with pytest.raises(ValueError, match="tokens, H, E"):
         quantize_kv(torch.zeros(4, 32))
+
+
+def test_the_kernels_write_and_read_a_slot_as_the_definition_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Triton's interpreter, as on a GPU."""
+    triton = pytest.importorskip("triton", reason="triton is not installed: pip install everscene[kernels] on Linux")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("Triton's interpreter is off")
+    kept = [allocate_slots(2, 6, 3, 32, CPU) for _ in range(2)]
+    out = []
+    for slots, fused in zip(kept, (False, True), strict=True):
+        monkeypatch.setattr(nvfp4_kv, "_fused", lambda x, fused=fused: fused)
+        write_slot(slots, 1, keys(5))
+        out.append(read(slots, 1, 5))
+    assert torch.equal(out[0], out[1])
+    assert torch.equal(kept[0].values, kept[1].values)
