@@ -33,7 +33,6 @@ def check_scene(
     """Read a scene file; print what each event makes of the first prompt, then every prompt that the file can make."""
     try:
         scene = load_scene(file)
-        prompts = possible_prompts(scene, most)
     except EversceneError as problem:
         give_up(problem)
     width = max(len(name) for name in ("at the start", *scene.file.events))
@@ -41,6 +40,10 @@ def check_scene(
     for name in scene.file.events:
         state = scene.initial.after(Input(1, scene.action(name, {}, None), 0))
         say(f"{name:{width}}  {scene.compose(state)}")
+    try:
+        prompts = possible_prompts(scene, most)
+    except EversceneError as problem:
+        give_up(problem)
     say("")
     say(f"{len(prompts)} prompts:" if len(prompts) > 1 else "one prompt:")
     for prompt in prompts:

@@ -32,7 +32,9 @@ class Moment:
             "frame": self.frame,
             "latent_frame": self.latent_frame,
             "slots": dict(self.state.slots),
-            "momentary": [{"sets": dict(one.sets), "for_s": one.for_s} for one in self.state.momentary],
+            "momentary": [
+                {"sets": dict(one.sets), "for_s": one.for_s, "priority": one.priority} for one in self.state.momentary
+            ],
             "scene_prompt": self.state.prompt,
             "prompt": self.prompt,
         }
@@ -41,7 +43,12 @@ class Moment:
     def from_json(data: Mapping[str, Any]) -> "Moment":
         """The same again. Raises KeyError, TypeError or ValueError for values that are none."""
         momentary = tuple(
-            Momentary(-place, {str(slot): str(words) for slot, words in one["sets"].items()}, float(one["for_s"]))
+            Momentary(
+                -place,
+                {str(slot): str(words) for slot, words in one["sets"].items()},
+                float(one["for_s"]),
+                int(one.get("priority", 0)),
+            )
             for place, one in enumerate(data["momentary"], start=1)
         )
         slots = {str(slot): str(words) for slot, words in data["slots"].items()}
