@@ -188,7 +188,8 @@ class _Files:
 
     def _begin_chapter(self, frame: Frame, place: int) -> None:
         assert self._video is not None
-        title = self._title(frame)
+        passed = self._last is not None and frame.order == self._last.order and place > 0
+        title = frame.prompt if passed else self._title(frame)  # nobody sent anything: a momentary event is over
         self._video.chapter(place, title)
         seconds = round(place / self._info.fps, 4)
         self.note(

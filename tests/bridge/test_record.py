@@ -149,6 +149,14 @@ def test_a_file_whose_writer_was_killed_can_be_played(tmp_path: Path) -> None:
     assert len(decoded(path)) >= 96
 
 
+def test_a_momentary_event_that_passes_begins_a_chapter_named_by_its_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    said = Notice(kind="input", epoch=7, at_ns=5, order=2, client="desk", event="flash")
+    prompts = [("day", 0)] * 8 + [("day flash", 2)] * 8 + [("day", 2)] * 8
+    record(path, Scripted(*(frame(n, prompt, order) for n, (prompt, order) in enumerate(prompts, start=1))), said)
+    assert chapters(path) == [(0.0, "day"), (0.5, "flash"), (1.0, "day")]
+
+
 @pytest.mark.parametrize(("name", "size", "words"), [("x.avi", (64, 36), "must end in"), ("x.mp4", (63, 36), "even")])
 def test_what_cannot_be_recorded_is_named(tmp_path: Path, name: str, size: tuple[int, int], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
