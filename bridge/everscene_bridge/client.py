@@ -12,34 +12,28 @@ shared memory straight into the array that the frame owns. When the server goes 
 itself; frames go on when it is back.
 """
 
-import io
 import itertools
 import logging
 import os
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import ValidationError
 
 from everscene_bridge import protocol
+from everscene_bridge.client_frames import Frame, FrameInbox
 from everscene_bridge.client_link import Link, Listener
 from everscene_bridge.client_receipts import OpenReceipts
 from everscene_bridge.errors import (
     ClientError,
     Disconnected,
     NotInTime,
-    Overwritten,
     Refused,
     Rejected,
     RequestFailed,
@@ -67,13 +61,12 @@ from everscene_bridge.messages import (
     Seen,
     ServerMessage,
     Slots,
-    Stamps,
     Stats,
     StatsRequest,
     Welcome,
     pack,
 )
-from everscene_bridge.protocol import NS, Transition, When
+from everscene_bridge.protocol import Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.settings import is_loopback, token_from_environment
 from everscene_bridge.ways import Ease
@@ -82,23 +75,6 @@ from everscene_engine.port import BlendPath
 log = logging.getLogger(__name__)
 
 Inline = Literal["raw", "jpeg"]
-NOTICES_KEPT = 64
-PICTURES_KEPT = 8
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame of the world."""
-
-    pixels: NDArray[np.uint8]  # [H, W, 4] RGBA, sRGB, top row first; the caller's to keep
-    number: int  # frame number
-    pts: float  # content time, seconds
-    prompt: str  # under which it was generated
-    stamps: Stamps  # points in time on the server's clock, ns
-    order: int  # of the latest event or prompt in it, 0 = none
-    chunk: int
-    index: int  # in its chunk
-    flags: int  # docs/protocol.md §7
 
 
 class Client(Listener):
@@ -124,8 +100,6 @@ class Client(Listener):
         self.endpoint = endpoint
         self.name = name or f"python-{os.getpid()}"
         self.client_id = secrets.randbelow(protocol.MAX_ID) + 1
-        self.lost_frames = 0  # frames that `frames(in_order=True)` came too late for
-        self.torn_copies = 0  # copies thrown away because the writer came round
         self._timeout = timeout
         self._inline = inline
         self._on_notice = on_notice
@@ -137,9 +111,7 @@ class Client(Listener):
         self._refused: Refused | None = None
         self._state = "starting"
         self._prompt = ""
-        self._ring: RingReader | None = None
-        self._notices: OrderedDict[int, FrameNotice] = OrderedDict()
-        self._pictures: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()  # frame number → topic, picture
+        self._frames = FrameInbox(self._changed, lambda: self._closed)
         self._receipts = OpenReceipts()
         self._marker = 0  # id of the ping whose answer follows all receipts that the server knows of
         self._answers: dict[int, Stats | Pong | Reply | None] = {}
@@ -356,14 +328,7 @@ class Client(Listener):
 
     def latest(self) -> Frame | None:
         """The newest frame; None before there is one."""
-        for _ in range(protocol.MAX_UNREAD_NOTICES):
-            notice = self._newest()
-            if notice is None:
-                return None
-            frame = self._fetch(notice)
-            if frame is not None:
-                return frame
-        return None
+        return self._frames.latest()
 
     def frames(self, in_order: bool = False, timeout: float | None = None) -> Iterator[Frame]:
         """Frames as they come, until the client is closed.
@@ -372,70 +337,17 @@ class Client(Listener):
         caller is slower than the ring is long (counted in `lost_frames`). timeout: seconds without a frame after
         which NotInTime is raised; None waits, also while the server is away.
         """
-        last, epoch = 0, 0
-        while True:
-            notice = self._await_frame(last, epoch, in_order, timeout)
-            if notice is None:
-                return
-            if in_order and notice.epoch == epoch and last:
-                self.lost_frames += notice.frame - last - 1
-            last, epoch = notice.frame, notice.epoch
-            frame = self._fetch(notice)
-            if frame is not None:
-                yield frame
-            elif in_order:
-                self.lost_frames += 1
+        return self._frames.follow(in_order, timeout)
 
-    def _await_frame(self, last: int, epoch: int, in_order: bool, timeout: float | None) -> FrameNotice | None:
-        """The notice of the next frame to give; None when the client is closed."""
-        with self._changed:
+    @property
+    def lost_frames(self) -> int:
+        """Frames that `frames(in_order=True)` came too late for."""
+        return self._frames.lost
 
-            def newest() -> FrameNotice | None:
-                found = self._newest()
-                return None if found is None or (found.epoch == epoch and found.frame <= last) else found
-
-            if not self._changed.wait_for(lambda: self._closed or newest() is not None, timeout):
-                raise NotInTime(f"no frame came within {timeout:g} s")
-            found = newest()
-            if self._closed or found is None:
-                return None
-            if not in_order or found.epoch != epoch:
-                return found
-            behind = found.frame - last
-            room = PICTURES_KEPT if self._ring is None else self._ring.slot_count - 1
-            following = self._notices.get(last + 1)
-            return following if following is not None and behind < room else found
-
-    def _newest(self) -> FrameNotice | None:
-        with self._changed:
-            return next(reversed(self._notices.values())) if self._notices else None
-
-    def _fetch(self, notice: FrameNotice) -> Frame | None:
-        """The frame of a notice; None when its pixels are gone."""
-        with self._changed:
-            ring = self._ring
-            picture = self._pictures.get(notice.frame)
-        if ring is not None and ring.ring_id == notice.ring_id and picture is None:
-            try:
-                pixels, _ = ring.read(notice.frame)
-            except Overwritten:
-                self.torn_copies += 1
-                return None
-        elif picture is not None:
-            pixels = _decode(picture, notice)
-        else:
-            return None
-        return Frame(
-            pixels=pixels,
-            number=notice.frame,
-            pts=notice.pts_ns / NS,
-            prompt=notice.prompt,
-            stamps=notice.stamps_ns,
-            order=notice.order,
-            chunk=notice.chunk,
-            index=notice.index,
-            flags=notice.flags,
-        )
+    @property
+    def torn_copies(self) -> int:
+        """Copies thrown away because the writer came round."""
+        return self._frames.torn
 
     # What the link hands in, on its thread
 
@@ -493,11 +405,10 @@ class Client(Listener):
             if same:
                 again = self._receipts.welcomed()
             else:
-                self._notices.clear()
-                self._pictures.clear()
+                self._frames.forget()
                 self._receipts.fail(Disconnected("the server was restarted before it was applied"))
             self._welcome = welcome
-            self._ring = ring
+            self._frames.ring = ring
             self._state = welcome.state
             self._prompt = welcome.prompt
             self._connected = True
@@ -532,13 +443,7 @@ class Client(Listener):
         with self._changed:
             if self._welcome is None or notice.epoch != self._welcome.epoch:
                 return
-            self._notices[notice.frame] = notice
-            while len(self._notices) > NOTICES_KEPT:
-                self._notices.popitem(last=False)
-            if picture is not None:
-                self._pictures[notice.frame] = (topic, picture)
-                while len(self._pictures) > PICTURES_KEPT:
-                    self._pictures.popitem(last=False)
+            self._frames.take(notice, topic, picture)
             self._prompt = notice.prompt
             self._changed.notify_all()
 
@@ -551,16 +456,8 @@ class Client(Listener):
         elif notice.kind == "ring_changed":
             ring = self._open_ring(notice.ring)
             with self._changed:
-                self._ring = ring
+                self._frames.ring = ring
         elif notice.kind == "scene" and notice.scene is not None and self._welcome is not None:
             self._welcome = self._welcome.model_copy(update={"scene": notice.scene})
         if self._on_notice is not None:
             self._on_notice(notice)
-
-
-def _decode(picture: tuple[bytes, bytes], notice: FrameNotice) -> NDArray[np.uint8]:
-    """The pixels [H, W, 4] of a picture that came through the socket."""
-    topic, data = picture
-    if topic == protocol.TOPIC_JPEG:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).copy()
-    return np.frombuffer(data, np.uint8).reshape(notice.height, notice.width, 4).copy()

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from everscene_bridge.client import Frame
+from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import NotInTime
 from everscene_bridge.messages import Notice, Welcome
 from everscene_bridge.protocol import FLAG_CUT
@@ -33,7 +33,8 @@ INPUTS_REMEMBERED = 4096
 class RecordedWorld(Protocol):
     """What a recording needs of a `Client`."""
 
-    lost_frames: int
+    @property
+    def lost_frames(self) -> int: ...
 
     @property
     def info(self) -> Welcome: ...

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from everscene_bridge.client import Frame
+from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import Disconnected, Rejected, RequestFailed
 from everscene_bridge.messages import (
     EventDescription,

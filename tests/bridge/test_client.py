@@ -114,7 +114,7 @@ def test_pictures_come_through_the_socket_when_asked(server: Server, inline: str
         frame = next(world.frames(timeout=5))
         assert frame.pixels.shape == (36, 64, 4)
         assert inline == "jpeg" or read_mark(frame.pixels)[0] == frame.number - 1
-        assert world._ring is None
+        assert world._frames.ring is None
 
 
 def test_pictures_come_through_the_socket_when_the_ring_cannot_be_opened(server: Server) -> None:

@@ -10,7 +10,8 @@ from tests.bridge.harness import QUICK, Bare, make_engine
 from tests.bridge.simulation import MS, Simulation
 
 from everscene_bridge import protocol, snapshots
-from everscene_bridge.client import Client, Frame
+from everscene_bridge.client import Client
+from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import RequestFailed, SettingsError, SnapshotUnreadable
 from everscene_bridge.history import Moment
 from everscene_bridge.pattern import PatternEngine, read_mark

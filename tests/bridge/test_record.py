@@ -14,7 +14,8 @@ import pytest
 from tests.bridge.fake_world import welcome
 
 from everscene_bridge import bench_record
-from everscene_bridge.client import Client, Frame
+from everscene_bridge.client import Client
+from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import NotInTime, SettingsError
 from everscene_bridge.messages import Notice, Stamps, Welcome
 from everscene_bridge.pattern import PatternEngine

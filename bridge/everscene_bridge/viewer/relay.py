@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from everscene_bridge.client import Frame
+from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import ClientError, NotInTime, Rejected, RequestFailed, Superseded
 from everscene_bridge.feed_player import Player
 from everscene_bridge.messages import Notice, SceneDescription, Stats, Welcome

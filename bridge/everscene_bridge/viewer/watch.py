@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from everscene_bridge.client import Frame
+from everscene_bridge.client_frames import Frame
 
 JPEG_QUALITY = 92
 
