@@ -178,20 +178,24 @@ def send(
     name: Annotated[str | None, typer.Argument(help="An event of the scene.")] = None,
     params: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Its params.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A whole prompt, in place of an event.")] = None,
-    transition: Annotated[str | None, typer.Option(help="For a prompt: recache, text, cut or reset.")] = None,
+    slot: Annotated[list[str] | None, typer.Option(metavar="NAME=WORDS", help="Words for a slot instead.")] = None,
+    transition: Annotated[str | None, typer.Option(help="Not for an event: recache, text, blend, cut, reset.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Of a blend.")] = None,
     when: Annotated[str | None, typer.Option(help="now or chunk.")] = None,
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     token: Token = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the last receipt.")] = 30.0,
 ) -> None:
-    """Send one event or prompt and print its receipts."""
-    if (name is None) == (prompt is None):
-        _give_up(SettingsError("give either the name of an event or --prompt"))
+    """Send one event, prompt or set of slots and print its receipts."""
+    if [name is None, prompt is None, not slot].count(False) != 1:
+        _give_up(SettingsError("give either the name of an event, or --prompt, or --slot"))
     try:
         how, moment = _transition(transition), _when(when)
         with Client(endpoint, token, name="everscene send") as world:
             if prompt is not None:
-                receipt = world.prompt(prompt, how, moment)
+                receipt = world.prompt(prompt, how, moment, seconds=seconds)
+            elif slot:
+                receipt = world.slots(dict(map(_slot, slot)), how, moment, seconds=seconds)
             else:
                 receipt = world.event(str(name), moment, **dict(map(_param, params or [])))
             accepted = receipt.wait("accepted", timeout)
@@ -332,6 +336,14 @@ def _when(text: str | None) -> When | None:
     if text == "chunk":
         return "chunk"
     raise SettingsError(f"--when is {text!r}; it is now or chunk")
+
+
+def _slot(pair: str) -> tuple[str, str]:
+    """`name=words`."""
+    name, separator, words = pair.partition("=")
+    if not separator or not name:
+        raise SettingsError(f"{pair!r} is not NAME=WORDS")
+    return name, words
 
 
 def _param(pair: str) -> tuple[str, ParamValue]:

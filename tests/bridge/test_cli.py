@@ -91,3 +91,9 @@ def test_restore_says_what_is_wrong(server: Server) -> None:
 
 def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
     assert "cannot read" in run("replay", str(tmp_path / "none.jsonl"), code=1)
+
+
+def test_slots_can_be_sent(server: Server) -> None:
+    arguments = ["--slot", "time=at dusk", "--slot", "weather=fog", "--transition", "blend", "--seconds", "1"]
+    output = run("send", *arguments, "--endpoint", server.endpoint)
+    assert output.rstrip().endswith("a red fox trots along the harbour at dusk, fog")
