@@ -1,39 +1,86 @@
 """The matrix products of one block, with the formats of their weights and of the rows that they take."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everscene_engine.eight_bit import value_scale
+from everscene_engine.stored_linear import StoredLinear
 from everscene_engine.transformer import Attention, Block
-from everscene_kernels import fused_triton
+from everscene_kernels import fused_triton, nvfp4_weights
 from everscene_kernels.fp8 import FP8Rows, quantize_rows
 from everscene_kernels.fused import Affine
+from everscene_kernels.nvfp4 import NVFP4Tensor
 
 Rows = Tensor | FP8Rows
+Linear = nn.Linear | StoredLinear
+
+
+class FourBit:
+    """Matrices in NVFP4, decoded as one at each call: into FP8 rows, or into bfloat16."""
+
+    def __init__(self, weights: Sequence[NVFP4Tensor], fp8: bool) -> None:
+        self._weights = weights
+        self._scales = [nvfp4_weights.fp8_scales(weight) for weight in weights] if fp8 else []
+        self._all_scales = torch.cat(self._scales) if fp8 else None
+        self._shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+
+    def __call__(self) -> Rows:
+        dtype = torch.bfloat16 if self._all_scales is None else torch.uint8
+        out = torch.empty(self._shape, dtype=dtype, device=self._weights[0].values.device)
+        first = 0
+        for index, weight in enumerate(self._weights):
+            part = out[first : first + weight.shape[0]]
+            if self._all_scales is None:
+                nvfp4_weights.dequantize(weight, torch.bfloat16, part)
+            else:
+                nvfp4_weights.fp8_values(weight, self._scales[index], part)
+            first += weight.shape[0]
+        return out if self._all_scales is None else FP8Rows(out.view(torch.float8_e4m3fn), self._all_scales)
+
+
+def _weight(linears: Sequence[Linear], fp8: bool) -> "Rows | FourBit":
+    held = [linear.stored if isinstance(linear, StoredLinear) else linear.weight for linear in linears]
+    four = [weight for weight in held if isinstance(weight, NVFP4Tensor)]
+    eight = [weight for weight in held if isinstance(weight, FP8Rows)]
+    if four:
+        return FourBit(four, fp8)
+    if eight:
+        return FP8Rows(
+            torch.cat([one.values.view(torch.uint8) for one in eight]).view(torch.float8_e4m3fn),
+            torch.cat([one.scales for one in eight]),
+        )
+    plain = torch.cat([weight for weight in held if isinstance(weight, Tensor)])
+    return quantize_rows(plain) if fp8 else plain
 
 
 class Product:
-    """Rows [R, in] times a weight [out, in], plus bias: in bfloat16, or in FP8 where the rows come so."""
+    """Rows [R, in] times weights [out, in], one below the other, plus bias: in bfloat16, or in FP8 where rows come so.
 
-    def __init__(self, weight: Tensor, bias: Tensor, fp8: bool) -> None:
+    Weights stored in NVFP4 are decoded before each product, into what it wants.
+    """
+
+    def __init__(self, linears: Sequence[Linear], fp8: bool) -> None:
         self.fp8 = fp8
-        self._weight: Rows = quantize_rows(weight) if fp8 else weight
-        self._bias = bias
+        self._bias = torch.cat([linear.bias for linear in linears])
+        self._weight: Rows | FourBit = _weight(linears, fp8)
 
     def __call__(self, rows: Rows) -> Tensor:
-        if isinstance(self._weight, Tensor):
+        weight = self._weight() if isinstance(self._weight, FourBit) else self._weight
+        if isinstance(weight, Tensor):
             assert isinstance(rows, Tensor)
-            return F.linear(rows, self._weight, self._bias)
+            return F.linear(rows, weight, self._bias)
         assert isinstance(rows, FP8Rows)
         if not rows.values.is_cuda:
-            wide = rows.dequantize() @ self._weight.dequantize().t() + self._bias.float()
+            wide = rows.dequantize() @ weight.dequantize().t() + self._bias.float()
             return wide.to(torch.bfloat16)
         out: Tensor = torch._scaled_mm(
             rows.values,
-            self._weight.values.t(),
+            weight.values.t(),
             rows.scales,
-            self._weight.scales.t(),
+            weight.scales.t(),
             self._bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
@@ -54,18 +101,17 @@ class FastLayer:
 
     def __init__(self, block: Block, fp8: bool) -> None:
         own, cross = block.self_attn, block.cross_attn
-        made = [own.q, own.k, own.v]
-        self.qkv = Product(torch.cat([part.weight for part in made]), torch.cat([part.bias for part in made]), fp8)
+        self.qkv = Product([own.q, own.k, own.v], fp8)
         self.value_scale = value_scale(own.v.weight, own.v.bias)
         self.norms = torch.stack([own.norm_q.weight, own.norm_k.weight])  # [2, D]
-        self.out = Product(own.o.weight, own.o.bias, fp8)
+        self.out = Product([own.o], fp8)
         self.before_cross = Affine(block.norm3.weight, block.norm3.bias)
-        self.cross_q = Product(cross.q.weight, cross.q.bias, fp8)
+        self.cross_q = Product([cross.q], fp8)
         self.cross_norm = cross.norm_q.weight
-        self.cross_out = Product(cross.o.weight, cross.o.bias, fp8)
+        self.cross_out = Product([cross.o], fp8)
         up, down = block.ffn[0], block.ffn[2]
-        assert isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
-        self.up, self.down = Product(up.weight, up.bias, fp8), Product(down.weight, down.bias, fp8)
+        assert isinstance(up, Linear) and isinstance(down, Linear)
+        self.up, self.down = Product([up], fp8), Product([down], fp8)
         for attention, names in ((own, "qkvo"), (cross, "qo")):
             _drop(attention, names)
         block.ffn = nn.Sequential()

@@ -34,6 +34,7 @@ from everscene_engine.fast_layer import FastLayer, Rows
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.precision import ATTENTIONS, PRECISIONS, eight_bit_kernel
 from everscene_engine.rope import Rotation
+from everscene_engine.stored_linear import format_of, store_linears
 from everscene_engine.transformer import WanTransformer
 from everscene_kernels import attention_triton, fused_triton
 from everscene_kernels.fp8 import has_fp8_units
@@ -273,8 +274,10 @@ def accelerated(
 ) -> FastTransformer:
     """The fast transformer made from a plain one on a GPU in bfloat16, which is taken apart and must not be used again.
 
-    precision: bf16, or fp8 for the products of the blocks. attention: bf16, or for self-attention in FP8 cudnn, triton,
-    or fp8 for the better of them. Raises ConfigError where the kernels cannot run.
+    precision: of the products of the blocks: bf16, fp8, or nvfp4 for weights that are held so and multiplied in FP8 (in
+    bf16 on a GPU without FP8 units). Weights that are stored in one of these already must be asked for as such.
+    attention: bf16, or for self-attention in FP8 cudnn, triton, or fp8 for the better of them. Raises ConfigError where
+    the kernels cannot run.
     """
     weight, config = plain.patch_embedding.weight, plain.config
     if weight.dtype != torch.bfloat16:
@@ -288,10 +291,14 @@ def accelerated(
     for name, value, known in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTIONS)):
         if value not in known:
             raise ConfigError(f"{name} is {value!r}; on the fast path it is one of {', '.join(known)}")
-    eight = precision == "fp8" or attention != "bf16"
-    if eight and weight.is_cuda and not has_fp8_units(weight.device, config.dim, config.ffn_dim):
-        raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16")
+    stored = format_of(plain)
+    if stored not in (None, precision):
+        raise ConfigError(f"precision is {precision!r}, and these weights are stored in {stored}; use {stored}")
+    units = not weight.is_cuda or has_fp8_units(weight.device, config.dim, config.ffn_dim)
+    if not units and (precision == "fp8" or attention != "bf16"):
+        raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16 or nvfp4")
     with torch.inference_mode():
-        return (
-            FastTransformer(plain, precision == "fp8", eight_bit_kernel(attention), graphs).eval().requires_grad_(False)
-        )
+        if precision == "nvfp4" and stored is None:
+            store_linears(plain, "nvfp4")
+        fp8 = precision == "fp8" or (precision == "nvfp4" and units)
+        return FastTransformer(plain, fp8, eight_bit_kernel(attention), graphs).eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from everscene_kernels import attention_cudnn
 
-PRECISIONS = ("bf16", "fp8")  # of the products on the fast path
+PRECISIONS = ("bf16", "fp8", "nvfp4")  # of the products on the fast path
 ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")  # fp8: the better of the two kernels that are named after it
 
 

@@ -13,6 +13,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import KVCache
 from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rope import rotation
+from everscene_engine.stored_linear import store_linears
 from everscene_engine.stream import LatentStream
 from everscene_engine.transformer import WanTransformer
 from tests.engine.small import STREAM, small_prompt, small_transformer
@@ -60,6 +61,25 @@ def test_a_forward_computes_what_the_plain_one_does(precision: str, room: float)
     found, left = flow_and_cache(accelerated(model(), precision))
     assert error(found, wanted) < room
     assert all(error(a, b) < room for a, b in zip(left, kept, strict=True))
+
+
+@pytest.mark.parametrize("format", ["fp8", "nvfp4"])
+@torch.no_grad()
+def test_stored_weights_compute_what_they_do_on_the_plain_path(format: str) -> None:
+    plain, other = model(), model()
+    for one in (plain, other):
+        store_linears(one, format)
+    wanted, kept = flow_and_cache(plain, chunks=1)
+    found, left = flow_and_cache(accelerated(other, format), chunks=1)
+    assert error(found, wanted) < FP8
+    assert all(error(a, b) < FP8 for a, b in zip(left, kept, strict=True))
+
+
+def test_stored_weights_are_asked_for_by_their_format() -> None:
+    stored = model()
+    store_linears(stored, "nvfp4")
+    with pytest.raises(ConfigError, match="precision is 'fp8', and these weights are stored in nvfp4; use nvfp4"):
+        accelerated(stored, "fp8")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
@@ -139,7 +159,7 @@ def test_what_the_kernels_cannot_do_is_refused() -> None:
         accelerated(small_transformer(CONFIG))
     with pytest.raises(ConfigError, match="heads of a power of two, not 24"):
         accelerated(small_transformer(replace(CONFIG, dim=48)).to(DEVICE, torch.bfloat16))
-    with pytest.raises(ConfigError, match="precision is 'int8'; on the fast path it is one of bf16, fp8"):
+    with pytest.raises(ConfigError, match="precision is 'int8'; on the fast path it is one of bf16, fp8, nvfp4"):
         accelerated(model(), "int8")
     with pytest.raises(ConfigError, match="attention is 'int8'"):
         accelerated(model(), attention="int8")

@@ -13,10 +13,12 @@ from everscene_engine.decoder import StreamingDecoder
 from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
-from everscene_engine.models.layout import PartHeader, load_into, read_header
+from everscene_engine.models.layout import PartHeader, has_part, load_into, read_header
 from everscene_engine.models.presets import Preset
+from everscene_engine.models.quantize import load_stored, stored_part
 from everscene_engine.pocket import best_dtype
 from everscene_engine.start_image import ImageEncoder
+from everscene_engine.stored_linear import store_linears
 from everscene_engine.tiny_decoder import TinyDecoder, TinyDecoderNetwork
 from everscene_engine.transformer import WanTransformer
 from everscene_engine.umt5 import EmbeddingStore, Placement, UMT5TextEncoder, load_tokenizer
@@ -45,19 +47,26 @@ def load_large(
     decoder: str = "vae",
     text_device: torch.device | None = None,
     text_placement: Placement = "keep",
+    linears: str | None = None,
 ) -> LargeModel:
     """Load a preset from the folder that `convert` wrote.
 
     decoder: vae, lightvae, lightvae2 or tiny. text_device: of the text encoder, None for `device`; its weights are read
-    when the first prompt comes whose embedding is not kept on disk. Raises ConfigError for steps or a decoder that
+    when the first prompt comes whose embedding is not kept on disk. linears: nvfp4 or fp8 to hold those of the blocks
+    so, as `everscene quantize` wrote them, or quantised here. Raises ConfigError for steps or a decoder that
     there are none for, CheckpointError naming file and tensor.
     """
     part = preset.transformer_part(steps)
     if decoder not in DECODERS:
         raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
     try:
-        transformer = networks.transformer(asdict(preset.transformer))
-        load_into(transformer, read_header(folder, part), device, dtype)
+        if linears is not None and has_part(folder, stored_part(part, linears)):
+            transformer = load_stored(preset.transformer, folder, part, linears, device, dtype)
+        else:
+            transformer = networks.transformer(asdict(preset.transformer))
+            load_into(transformer, read_header(folder, part), device, dtype)
+            if linears is not None:
+                store_linears(transformer, linears)
         frames = load_decoder(folder, decoder, device, dtype)
         text = load_text(folder, text_device or device, dtype, text_placement)
     except CheckpointError as error:

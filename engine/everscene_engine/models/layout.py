@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from everscene_engine.checkpoint import FORMAT
 from everscene_engine.errors import CheckpointError
 from everscene_engine.models.containers import first_lost_tensor
+from everscene_engine.stored_linear import PARTS as STORED_PARTS
 
 FILE_BYTES = 4 * 2**30
 Shape = tuple[int, ...]
@@ -131,7 +132,7 @@ def check_values(header: PartHeader) -> None:
                 tensor = file.get_tensor(name)
                 if name in header.crc and _crc(tensor) != header.crc[name]:
                     raise CheckpointError(f"{path}: tensor '{name}' is damaged: its checksum differs")
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
                     raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinity")
 
 
@@ -142,7 +143,8 @@ def load_into(
     dtype: torch.dtype,
     also: Mapping[str, str] | None = None,
 ) -> None:
-    """Give a network made on the meta device its weights: on `device`, floats in `dtype`. Raises CheckpointError.
+    """Give a network made on the meta device its weights: on `device`, floats in `dtype`, stored linears as they are.
+    Raises CheckpointError.
 
     also: other names that the network has for a tensor of the files; the tensor is then shared.
     """
@@ -155,7 +157,8 @@ def load_into(
         with safe_open(path, framework="pt", device=str(device)) as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensor = file.get_tensor(name)
-                tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+                keeps = not tensor.is_floating_point() or name.endswith(STORED_PARTS)
+                tensors[name] = tensor if keeps else tensor.to(dtype)
         tensors |= {name: tensors[of] for name, of in again.items() if of in tensors}
         module.load_state_dict(tensors, strict=False, assign=True)
     module.requires_grad_(False).eval()

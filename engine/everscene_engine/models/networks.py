@@ -11,16 +11,20 @@ from torch import Tensor, nn
 
 from everscene_engine.config import TransformerConfig
 from everscene_engine.errors import CheckpointError
+from everscene_engine.stored_linear import store_linears
 from everscene_engine.tiny_decoder import TinyDecoderConfig, TinyDecoderNetwork
 from everscene_engine.transformer import WanTransformer
 
 _VAE_STEPS = [1, 2, 4, 4]  # widths of the stages, in base widths
 
 
-def transformer(config: Mapping[str, Any]) -> WanTransformer:
-    """Our transformer without weights."""
+def transformer(config: Mapping[str, Any], linears: str | None = None) -> WanTransformer:
+    """Our transformer without weights. linears: nvfp4 or fp8 for those of the blocks to be stored so."""
     with torch.device("meta"):
-        return WanTransformer(TransformerConfig(**config))
+        made = WanTransformer(TransformerConfig(**config))
+    if linears is not None:
+        store_linears(made, linears)
+    return made
 
 
 def vae(config: Mapping[str, Any]) -> nn.Module:

@@ -8,6 +8,8 @@ from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
 from everscene_engine.models.layout import check_shapes, check_values, has_part, read_header, shapes_of
 from everscene_engine.models.presets import Preset
+from everscene_engine.models.quantize import LINEARS, POCKET_PART, stored_part
+from everscene_engine.stored_linear import FORMATS
 
 OPTIONAL = ("lightvae", "lightvae2", "tiny")
 _MAKERS = {
@@ -21,7 +23,10 @@ _MAKERS = {
 
 def parts_in(preset: Preset, folder: Path) -> tuple[list[str], list[str]]:
     """The parts that are there, and those that are needed and are not; any one of the transformers will do."""
-    transformers = [preset.transformer_part(steps) for steps in preset.step_choices]
+    if preset.shipped:
+        return [part for part in (stored_part(POCKET_PART, format) for format in FORMATS) if has_part(folder, part)], []
+    plain = [preset.transformer_part(steps) for steps in preset.step_choices]
+    transformers = [*plain, *(stored_part(part, format) for format in FORMATS for part in plain)]
     found = [part for part in (*transformers, "text", "vae", *OPTIONAL) if has_part(folder, part)]
     if (folder / TOKENIZER).is_dir():
         found.append(TOKENIZER)
@@ -37,8 +42,11 @@ def verify_part(preset: Preset, part: str, folder: Path, deep: bool = False) -> 
     Raises CheckpointError naming the first tensor that is missing, extra, misshapen, damaged or not finite.
     """
     header = read_header(folder, part)
-    if part.startswith("transformer-"):
-        wanted = shapes_of(networks.transformer(asdict(preset.transformer)))
+    format = next((format for format in FORMATS if part.startswith(f"{format}-")), None)
+    if format is not None or part.startswith("transformer-"):
+        if header.config.get(LINEARS) != format:
+            raise CheckpointError(f"{folder / part} says that its linears are in {header.config.get(LINEARS)}")
+        wanted = shapes_of(networks.transformer(asdict(preset.transformer), format))
     else:
         wanted = shapes_of(_MAKERS[part](header.config))
     wanted.pop("encoder.embed_tokens.weight", None)  # in the text encoder, another name of shared.weight
