@@ -17,8 +17,8 @@ from torch import Tensor
 
 from everscene_engine.decoder import DecoderState
 from everscene_engine.errors import SnapshotError
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.port import EngineInfo, EngineState
-from everscene_engine.stream import LatentChunk
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ prompts, and a rollback needs no random state.
 
 import time
 from collections import deque
-from collections.abc import Callable, MutableSequence, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -34,6 +34,7 @@ from everscene_engine.errors import ConfigError, GenerationFailed
 from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
 from everscene_engine.kv_cache import KVCache, Turn
 from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
+from everscene_engine.latent_chunk import LatentChunk, cut_short, is_whole, shortened
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
     Interrupted,
@@ -52,22 +53,6 @@ TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that neighbouring seeds and frames share no noise
 _STEP_STRIDE = 0xD1B54A32D192ED03  # the same for the steps of a chunk
-
-
-@dataclass(frozen=True)
-class LatentChunk:
-    """Clean latents [B, F, C, h, w] of one chunk. seconds: what each stage took (recache, denoise, clean). shot: how
-    many cuts lie before it or at its beginning."""
-
-    number: int
-    first_frame: int
-    latents: Tensor
-    seconds: dict[str, float] = field(default_factory=dict)
-    shot: int = 0
-
-    @property
-    def end_frame(self) -> int:
-        return self.first_frame + self.latents.shape[1]
 
 
 class LatentStream:
@@ -226,12 +211,12 @@ class LatentStream:
             return
         self._must_reach(frame)
         sink_end = self._sink.end_frame if self._sink else 0
-        _cut_short(self._past, frame)
-        _cut_short(self._heads, frame)
+        cut_short(self._past, frame)
+        cut_short(self._heads, frame)
         last = self._past[-1] if self._past else self._sink
         assert last is not None
         if frame < sink_end:
-            self._sink = last = _shortened(last, frame)
+            self._sink = last = shortened(last, frame)
             self._remake_sink(last)
         self.next_frame = frame
         self.next_chunk = last.number + 1
@@ -248,8 +233,8 @@ class LatentStream:
         if frame < 1 or self._sink is None:
             raise ConfigError(f"there is nothing before latent frame {frame}")
         chunks, heads = [self._sink, *self._past], list(self._heads)
-        _cut_short(chunks, frame)
-        _cut_short(heads, frame)
+        cut_short(chunks, frame)
+        cut_short(heads, frame)
         further = 1 if self.config.recache == "bidirectional" else 0
         window = chunks[1:][-(self.config.window_chunks + further) :]
         head = [chunk for chunk in heads[-1:] if all(chunk.number != other.number for other in window)]
@@ -448,7 +433,7 @@ class LatentStream:
         wanted = self._shot_head
         table = self._cache.table
         for resident in table.pinned:
-            if resident.chunk != 0 and not _is_whole(resident, wanted):
+            if resident.chunk != 0 and not is_whole(resident, wanted):
                 self._cache.unpin(resident)
         table.clear_window()
         if wanted is not None and not self._shot_sink_stands():
@@ -461,7 +446,7 @@ class LatentStream:
         """Whether the shot sink is the present shot's first chunk, or there is to be none and none is there."""
         shots = [resident for resident in self._cache.table.pinned if resident.chunk != 0]
         wanted = self._shot_head
-        return all(_is_whole(resident, wanted) for resident in shots) and bool(shots) == (wanted is not None)
+        return all(is_whole(resident, wanted) for resident in shots) and bool(shots) == (wanted is not None)
 
     @property
     def _shot_head(self) -> LatentChunk | None:
@@ -515,21 +500,3 @@ class LatentStream:
         self._shot = 0
         self.next_chunk = 0
         self.next_frame = 0
-
-
-def _is_whole(resident: Resident, chunk: LatentChunk | None) -> bool:
-    """Whether this chunk lies in the cache as it is."""
-    return chunk is not None and resident.chunk == chunk.number and resident.end_frame == chunk.end_frame
-
-
-def _shortened(chunk: LatentChunk, end: int) -> LatentChunk:
-    """The chunk with its latent frames before `end` only."""
-    return replace(chunk, latents=chunk.latents[:, : end - chunk.first_frame])
-
-
-def _cut_short(chunks: MutableSequence[LatentChunk], end: int) -> None:
-    """Take away every latent frame from `end` on."""
-    while chunks and chunks[-1].first_frame >= end:
-        chunks.pop()
-    if chunks and chunks[-1].end_frame > end:
-        chunks.append(_shortened(chunks.pop(), end))

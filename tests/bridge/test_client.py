@@ -72,7 +72,7 @@ def test_newest_wins_leaves_out_what_came_meanwhile(world: Client) -> None:
         numbers.append(frame.number)
         if len(numbers) == 4:
             break
-        time.sleep(0.2)
+        wait_for(lambda enough=frame.number + 4: world.stats().frame >= enough)
     assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(numbers))
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from everscene_engine.attention import FullAttention, MaskedAttention, attend
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.rope import rotation
 from everscene_engine.slots import Resident
-from everscene_engine.stream import LatentChunk, LatentStream
+from everscene_engine.stream import LatentStream
 from tests.engine.small import small_prompt, small_transformer
 
 SHOTS = StreamConfig(

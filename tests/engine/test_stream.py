@@ -7,8 +7,9 @@ from torch import Tensor
 from everscene_engine.attention import MaskedAttention
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.rope import rotation
-from everscene_engine.stream import LatentChunk, LatentStream, Transition
+from everscene_engine.stream import LatentStream, Transition
 from everscene_engine.training.chunk_attention import dense_mask
 from tests.engine.small import STREAM, small_prompt, small_transformer
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from everscene_engine.attention import attend
 from everscene_engine.conditioning import Conditioning, TextEmbedding
 from everscene_engine.config import StreamConfig
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.pocket import best_dtype
 from everscene_engine.slots import Resident
-from everscene_engine.stream import LatentChunk, LatentStream
+from everscene_engine.stream import LatentStream
 from everscene_engine.training.block_by_block import block_runner, forward, run_block
 from everscene_engine.transformer import WanTransformer
 
