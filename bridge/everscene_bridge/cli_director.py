@@ -64,8 +64,8 @@ def bench_director(
         typer.echo(json.dumps(asdict(times)))
         return
     say(
-        f"{times.events} events in {times.seconds:.3f} s: {times.applied} applied, {times.superseded} superseded, "
-        f"{times.rejected} rejected"
+        f"{times.events} events in {times.seconds:.3f} s ({times.cpu_seconds:.3f} s of one core): "
+        f"{times.applied} applied, {times.superseded} superseded, {times.rejected} rejected"
     )
 
 

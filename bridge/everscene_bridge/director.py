@@ -12,8 +12,8 @@ one of them, or a blend that is under way, unless the event's rules let it break
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from everscene_bridge.errors import InputRejected
 from everscene_bridge.inputs import Action, Input
@@ -38,15 +38,12 @@ class Kept:
     due_ns: int
 
 
-@dataclass(frozen=True)
-class Scenery:
+class Scenery(NamedTuple):
     """What is going on when an input comes."""
 
-    holding: Sequence[Holding] = ()
-    waiting: Mapping[str, int] = field(
-        default_factory=dict
-    )  # slot → highest priority of what the next chunk fills it with
-    blending: int | None = None  # priority of the blend under way
+    holding: Sequence[Holding]
+    waiting: Mapping[str, int]  # slot → highest priority of what the next chunk fills it with
+    blending: int | None  # priority of the blend under way
 
     def outranking(self, action: Action) -> int | None:
         """The highest priority that the action may not break into; None: nothing is in its way."""
@@ -54,11 +51,13 @@ class Scenery:
         if rules.interrupts == "any":
             return None
         slots = action.sets.keys()
-        ranks = [one.priority for one in self.holding if not slots.isdisjoint(one.sets)]
-        ranks += [self.waiting[slot] for slot in slots if slot in self.waiting]
-        if self.blending is not None:
-            ranks.append(self.blending)
-        return max((rank for rank in ranks if not rules.may_interrupt(rank)), default=None)
+        highest = -1 if self.blending is None else self.blending
+        for one in self.holding:
+            if one.priority > highest and not slots.isdisjoint(one.sets):
+                highest = one.priority
+        for slot in slots:
+            highest = max(highest, self.waiting.get(slot, -1))
+        return None if highest < 0 or rules.may_interrupt(highest) else highest
 
 
 class Director:

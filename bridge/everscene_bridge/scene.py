@@ -79,7 +79,8 @@ class Scene:
         self.file = file
         self.slots = file.all_slots
         self.initial = SceneState({name: slot.default for name, slot in self.slots.items()})
-        self._parts = PLACEHOLDER.split(file.template)  # text, slot, text, …
+        parts = PLACEHOLDER.split(file.template)  # text, slot, text, …
+        self._texts, self._named = parts[::2], parts[1::2]
         self._prompts: dict[tuple[str, ...], str] = {}
         self._actions: dict[tuple[object, ...], Action] = {}
 
@@ -93,11 +94,13 @@ class Scene:
             for momentary in state.momentary:
                 if holds(momentary):
                     slots.update(momentary.sets)
-        first = self.initial.slots
-        words = tuple(slots[name] if name in slots else first[name] for name in self._parts[1::2])
+        try:
+            words = tuple([slots[name] for name in self._named])
+        except KeyError:  # a state of before the scene file was read anew
+            return self.compose(replace(state, slots={**self.initial.slots, **state.slots}), holds)
         prompt = self._prompts.get(words)
         if prompt is None:
-            prompt = _tidy("".join(_interleave(self._parts[::2], words)))
+            prompt = _tidy("".join(_interleave(self._texts, words)))
             _remember(self._prompts, words, prompt)
         return prompt
 

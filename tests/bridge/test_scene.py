@@ -195,3 +195,51 @@ def test_intensity_in_the_default_scene_is_the_pocket_models() -> None:
     for intensity, word in ((0.1, "light"), (0.9, "heavy")):
         prompt = scene.compose(after(scene, scene.initial, "storm", intensity=intensity))
         assert captions.parse_attributes(prompt)["intensity"] == word
+
+
+def test_a_state_of_an_older_file_takes_the_first_words_of_slots_it_lacks(scene: Scene) -> None:
+    assert scene.compose(SceneState({"time": "night"})) == "a ship in a harbour at night, clear"
+
+
+@pytest.mark.parametrize("name", ["name", "when"])
+def test_a_param_may_not_be_called_like_a_field_of_the_message(name: str) -> None:
+    with pytest.raises(SceneError, match=rf"story\.yaml:9:5: events\.storm\.params: .*may not be called '{name}'"):
+        parse_scene(SCENE.replace("intensity", name), "story.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "words"),
+    [
+        ("{time: night}", "{hour: night}", "21:17", "there is no slot of this name; there are subject"),
+        ("{subject} in a", "a boat in a", "3:1", "template must hold {subject}"),
+        ("for: 2.5s", "decay: text", "11:3", "decay is the way back after `for`"),
+        ("when: chunk", "when: soon", "14:5", "events.banner.when"),
+        ("transition: text", "transition: {blend: -1}", "15:18", "blend.seconds"),
+        ("group: weather", "coalesce: sum\n    cooldown: -2", "8:5", "events.storm.cooldown"),
+        ("weather: clear,", "weather: {default: clear, choices: [fog]},", "4:", "default 'clear' must be one of 'fog'"),
+        ("night: {set", "storm: {set", "21:3", "'storm' stands here a second time"),
+        ("name: harbour story", "name: [", "", "this is not YAML"),
+    ],
+)
+def test_an_error_names_line_and_column(old: str, new: str, place: str, words: str) -> None:
+    with pytest.raises(SceneError) as caught:
+        parse_scene(SCENE.replace(old, new), "story.yaml")
+    assert any(line.startswith(f"story.yaml:{place}") and words in line for line in str(caught.value).splitlines()), (
+        caught.value
+    )
+
+
+def test_a_slot_with_choices_takes_no_others(scene: Scene) -> None:
+    chosen = parse_scene(SCENE.replace("weather: clear,", "weather: {default: clear, choices: [clear, light storm]},"))
+    assert chosen.action("storm", {"intensity": 0.1}, None).sets == {"weather": "light storm"}
+    with pytest.raises(InputRejected, match=r"storm sets weather: it must be one of 'clear', 'light storm'"):
+        chosen.action("storm", {"intensity": 0.9}, None)
+
+
+def test_subject_and_setting_can_stand_at_the_top() -> None:
+    template = '"{style}: {subject} in a {setting}"'
+    text = f"name: x\nsubject: a fox\nsetting: city\nstyle: ink\ntemplate: {template}\nevents: {{}}\n"
+    scene = parse_scene(text)
+    assert scene.compose(scene.initial) == "ink: a fox in a city"
+    with pytest.raises(SceneError, match=r"6:9: slots\.style: style is given above already"):
+        parse_scene(text.replace("events", "slots: {style: oil}\nevents"))
