@@ -30,7 +30,7 @@ from everscene_bridge.steering import Steering
 from everscene_bridge.ways import RECACHE, Way
 from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
 
-HIDE_RATIO = 1.2
+HIDE_RATIO = 1.05
 """Frames that are kept to be shown during a reaction may take this much longer than the reaction is expected to."""
 STALLED_NS = NS
 MOMENTS_REMEMBERED = 1024
@@ -122,7 +122,7 @@ class Timeline:
         if self.engine_down:
             return None
         self.ledger.release(now_ns)
-        cut = self._cut()
+        cut = self._cut(now_ns)
         if cut is None:
             return None
         kept, rollback = cut
@@ -133,7 +133,7 @@ class Timeline:
 
     def next_work_ns(self, now_ns: int) -> int | None:
         """When `next_work` may have something that it has not now, if nothing else happens; None: not by time alone."""
-        cut = None if self._in_flight or self.engine_down or self.paused else self._cut()
+        cut = None if self._in_flight or self.engine_down or self.paused else self._cut(now_ns)
         if cut is None:
             return None
         start_ns = max(now_ns, now_ns + self._show_ns(cut[0], now_ns) - self._start_ahead_ns())
@@ -151,7 +151,7 @@ class Timeline:
         wait = max(0, (self.clock.due_ns or now_ns) - now_ns)
         return wait + frames * self.clock.period_ns
 
-    def _cut(self) -> tuple[int, int | None] | None:
+    def _cut(self, now_ns: int) -> tuple[int, int | None] | None:
         """How many unshown frames to keep before the next chunk, and the latent frame to roll back to, if any.
 
         None: this cannot be said before what is being decoded is decoded.
@@ -162,7 +162,7 @@ class Timeline:
             return self.unshown, None
         if self._decoding is not None or any(record.inputs for record in self._undecoded):
             return None
-        kept = self._frames_to_keep()
+        kept = self._frames_to_keep(now_ns)
         if kept < len(self._ready):
             return kept, self._ready[kept].latent_frame
         if self._undecoded:
@@ -171,7 +171,7 @@ class Timeline:
             return kept, chunk.first_latent_frame
         return kept, None
 
-    def _frames_to_keep(self) -> int:
+    def _frames_to_keep(self, now_ns: int) -> int:
         """Ready frames to be shown while the engine reacts.
 
         They end at a latent-frame boundary, and past the first frame of every chunk that carries inputs.
@@ -180,7 +180,8 @@ class Timeline:
         for position, ready in enumerate(self._ready):
             if ready.record.inputs and ready.index == 0:
                 first = position + 1
-        enough = int(self.estimates.reaction_ns * HIDE_RATIO / self.clock.period_ns)
+        hidden_ns = self.estimates.reaction_ns * HIDE_RATIO - self._show_ns(0, now_ns)
+        enough = max(0, int(hidden_ns / self.clock.period_ns))
         kept: int | None = None
         before = self._shown_latent
         for position, ready in enumerate(self._ready):
