@@ -17,6 +17,7 @@ from everscene_bridge.cli_bench import bench_app, recache_depth_of
 from everscene_bridge.cli_director import bench_director, scene_app
 from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
+from everscene_bridge.cli_quantize import quantize
 from everscene_bridge.cli_record import bench_record, record
 from everscene_bridge.cli_show import show
 from everscene_bridge.client import Client
@@ -41,6 +42,7 @@ bench_app.command("director")(bench_director)
 bench_app.command("record")(bench_record)
 app.command()(record)
 app.command()(show)
+app.command()(quantize)
 console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
@@ -55,6 +57,9 @@ StartImage = Annotated[Path | None, typer.Option(help="A picture that the world 
 Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightvae, lightvae2 or tiny.")]
 TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's text encoder; the model's by default.")]
 UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
+Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8 or nvfp4.")]
+KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16 or nvfp4.")]
+Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
 Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
 ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
@@ -85,6 +90,9 @@ def serve(
     decoder: Decoder = None,
     text_device: TextDevice = None,
     unload_text: UnloadText = False,
+    precision: Precision = "auto",
+    kv: KV = "auto",
+    attention: Attention = "bf16",
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
     token: Token = None,
@@ -136,6 +144,9 @@ def serve(
                 text_device,
                 unload_text,
                 recache_depth_of(recache_depth),
+                precision,
+                kv,
+                attention,
             ),
             serve=settings,
             scene=scene,

@@ -14,7 +14,8 @@ from everscene_engine.errors import EngineError
 console = Console(highlight=False)
 
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 832x480; the model's own by default.")]
-Precision = Annotated[str, typer.Option(help="Of the linears: bf16 or fp8.")]
+Precision = Annotated[str, typer.Option(help="Of the linears: bf16, fp8 or nvfp4.")]
+KV = Annotated[str, typer.Option(help="The KV cache: bf16 or nvfp4.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, fp8; cudnn or triton choose the kernel.")]
 Path = Annotated[str, typer.Option(help="fast, plain: the definition, or auto: fast on a GPU.")]
 Decoder = Annotated[str, typer.Option(help="none, tiny, tiny-wide, wan, lightvae or lightvae2.")]
@@ -30,6 +31,7 @@ def engine(
     size: Size = None,
     steps: Annotated[int | None, typer.Option(min=1, max=50, help="Denoising steps.")] = None,
     precision: Precision = "bf16",
+    kv: KV = "bf16",
     attention: Attention = "bf16",
     path: Path = "auto",
     decoder: Decoder = "none",
@@ -47,7 +49,7 @@ def engine(
 
     try:
         options = BenchOptions(
-            model, size, steps, precision, attention, path, decoder, together, chunks, device,
+            model, size, steps, precision, kv, attention, path, decoder, together, chunks, device,
             graphs=graphs, profile=profile, ceilings=ceilings, check=check,
         )  # fmt: skip
         for result in run(options):

@@ -93,7 +93,11 @@ def verify(
     from everscene_engine.models.verify import verify as verify_all
 
     try:
-        for part, count in verify_all(_large(model), home / model, deep).items():
+        chosen = preset(model)
+        counts = verify_all(chosen, home / model, deep)
+        if not counts:
+            _large(model)
+        for part, count in counts.items():
             _say(f"{part:18} {count} tensors, as they should be")
     except EngineError as problem:
         _give_up(problem)

@@ -23,6 +23,9 @@ class EngineChoice:
     text_device: str | None = None  # of a large model's text encoder; None: `device`
     unload_text: bool = False  # let go of the text encoder after each prompt
     recache_depth: int | None = None  # chunks that a recache makes anew at once, newest first; None: all
+    precision: str = "auto"  # of the linears: auto, bf16, fp8, nvfp4
+    kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4
+    attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU
     random_weights: str | None = None  # plain, bf16 or fp8: the model at its size with random weights, for measuring
 
 
@@ -44,7 +47,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
                 choice.decoder,
                 choice.recache_depth,
             )
-        from everscene_engine.live import load as load_live
+        from everscene_engine.load import load as load_live
 
         return load_live(
             choice.model,
@@ -58,6 +61,9 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
             text_device=choice.text_device,
             unload_text=choice.unload_text,
             recache_depth=choice.recache_depth,
+            precision=choice.precision,
+            kv=choice.kv,
+            attention=choice.attention,
         )
 
     return load

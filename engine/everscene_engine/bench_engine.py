@@ -24,10 +24,8 @@ from everscene_engine.bench_machine import clocks, machine
 from everscene_engine.bench_profile import kernel_times
 from everscene_engine.bench_run import World, compare, make_world
 from everscene_engine.errors import ConfigError
-from everscene_engine.precision import ATTENTIONS, PRECISIONS, eight_bit_kernel
+from everscene_engine.precision import ATTENTIONS, KV_FORMATS, PATHS, PRECISIONS, eight_bit_kernel
 from everscene_engine.random_models import DECODERS
-
-PATHS = ("auto", "fast", "plain")
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class BenchOptions:
     size: str | None = None  # WIDTHxHEIGHT; None: the model's own
     steps: int | None = None  # denoising steps; None: the model's own
     precision: str = "bf16"  # of the linears
+    kv: str = "bf16"  # the KV cache; or nvfp4
     attention: str = "bf16"  # self-attention; fp8, or cudnn or triton to choose the FP8 kernel
     path: str = "auto"  # fast, plain; auto: fast on a GPU
     decoder: str = "none"
@@ -51,7 +50,13 @@ class BenchOptions:
     check: bool = False  # compare a chunk with that of the plain path
 
     def __post_init__(self) -> None:
-        choices = {"path": PATHS, "precision": PRECISIONS, "attention": ATTENTIONS, "decoder": DECODERS}
+        choices = {
+            "path": PATHS,
+            "precision": PRECISIONS,
+            "kv": KV_FORMATS,
+            "attention": ATTENTIONS,
+            "decoder": DECODERS,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
@@ -137,7 +142,7 @@ def _ceilings(world: World) -> Result:
     return {
         "each": [ceiling.plain() for ceiling in found],
         "floors_ms": {name: round(ms, 2) for name, ms in floors.items()},
-        "floor_ms": round(floor_ms(found, "fp8" if options.precision == "fp8" else "plain", attention), 2),
+        "floor_ms": round(floor_ms(found, "plain" if options.precision == "bf16" else "fp8", attention), 2),
     }
 
 

@@ -41,7 +41,7 @@ class World:
         self.dtype = transformer.patch_embedding.weight.dtype
         self._transformer = transformer
         self._watch = Stopwatch(self.device)
-        self.stream = LatentStream(transformer, self.config, options.seed, steps=options.steps)
+        self.stream = LatentStream(transformer, self.config, options.seed, steps=options.steps, kv=options.kv)
         text = random_conditioning(transformer)
         self.text_rows = text.keys[0].shape[1]
         self.stream.steer(text)
@@ -213,7 +213,7 @@ def compare(options: BenchOptions) -> dict[str, Any]:
     place = options.place
     plain = random_transformer(chosen, place, best_dtype(place))
     bare = replace(options, decoder="none")
-    reference = World(bare, chosen, plain)
+    reference = World(replace(bare, kv="bf16"), chosen, plain)
     wanted = [reference._latents().float() for _ in range(_ERROR_CHUNKS)]
     del reference
     other = World(bare, chosen, _on_path(plain, options))

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from everscene_engine.decoder import frames_to_rgba8
 from everscene_engine.frame_output import frame_output
-from everscene_engine.live import LiveEngine, load
+from everscene_engine.live import LiveEngine
+from everscene_engine.load import load
 from everscene_engine.port import FrameBlock, GeneratedChunk, put
 
 PROMPTS = ("harbour, day, clear sky", "harbour, night, heavy storm")

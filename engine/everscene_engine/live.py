@@ -7,7 +7,6 @@ the decoder's state is kept at the start of each recent chunk, and the latents t
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +18,9 @@ from torch import Tensor
 from everscene_engine.blend import rows_of
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
-from everscene_engine.decoder import DecoderState, PocketDecoder, StreamingDecoder, frames_to_rgba8
+from everscene_engine.decoder import DecoderState, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.frame_output import frame_output
-from everscene_engine.models.presets import HOME, Preset, preset
-from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.port import (
     EngineInfo,
     EngineState,
@@ -35,11 +32,10 @@ from everscene_engine.port import (
     goal_of,
 )
 from everscene_engine.snapshot import WorldLatents, from_host, newest_latents, to_host
-from everscene_engine.start_image import ImageEncoder, PocketImageEncoder, read_image
+from everscene_engine.start_image import ImageEncoder, read_image
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
-from everscene_engine.umt5 import Placement
 
 REMEMBERED_PROMPTS = 64
 REMEMBERED_CHUNKS = 16
@@ -70,13 +66,15 @@ class LiveEngine:
         seed: int,
         steps: int | None = None,
         image_encoder: Callable[[], ImageEncoder] | None = None,
+        kv: str = "bf16",
     ) -> None:
-        """image_encoder: makes what encodes a start image, called once for each; None: there can be none."""
+        """image_encoder: makes what encodes a start image, called once for each; None: there can be none. kv: format of
+        the KV cache, bf16 or nvfp4."""
         self._transformer = transformer
         self._image_encoder = image_encoder
         self._text = text
         self._decoder = decoder
-        self._stream = LatentStream(transformer, config, seed, steps=steps)
+        self._stream = LatentStream(transformer, config, seed, steps=steps, kv=kv)
         self._output = frame_output(transformer.patch_embedding.weight.device)
         self._prompt = ""
         self._sink_prompt = ""  # under which the sink's keys and values were made
@@ -278,58 +276,3 @@ class LiveEngine:
         if len(self._conditionings) > REMEMBERED_PROMPTS:
             self._conditionings.popitem(last=False)
         return made
-
-
-def load(
-    model: str,
-    seed: int = 0,
-    steps: int | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    weights: Path | None = None,
-    decoder: str | None = None,
-    start_image: Path | None = None,
-    text_device: str | None = None,
-    unload_text: bool = False,
-    recache_depth: int | None = None,
-) -> LiveEngine:
-    """Load a model by its preset's name, ready to generate.
-
-    steps: denoising steps, None for the preset's own. device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is
-    one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one, or than the one
-    that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
-    decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
-    of it after each prompt. recache_depth: see `StreamConfig`.
-    Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
-    """
-    chosen = preset(model)
-    chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
-    if threads is not None:
-        torch.set_num_threads(threads)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.shipped:
-        if decoder is not None:
-            raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
-        engine = _load_pocket(chosen, place, weights, seed, steps)
-    else:
-        from everscene_engine.models.large import load_large  # its parts import diffusers and transformers
-
-        text_place = None if text_device is None else torch.device(text_device)
-        placement: Placement = "unload" if unload_text else "keep"
-        folder = weights or HOME / model
-        parts = load_large(chosen, folder, place, best_dtype(place), steps, decoder or "vae", text_place, placement)
-        engine = LiveEngine(
-            model, parts.transformer, parts.text, parts.decoder, chosen.stream, seed, steps, parts.image_encoder
-        )
-    if start_image is not None:
-        engine.begin_with(start_image)
-    return engine
-
-
-def _load_pocket(chosen: Preset, place: torch.device, weights: Path | None, seed: int, steps: int | None) -> LiveEngine:
-    pocket = load_pocket(place, best_dtype(place), weights or WEIGHTS)
-    encoder = PocketImageEncoder(pocket.autoencoder)
-    decoder = PocketDecoder(pocket.autoencoder)
-    return LiveEngine(
-        chosen.name, pocket.transformer, pocket.text, decoder, chosen.stream, seed, steps, lambda: encoder
-    )

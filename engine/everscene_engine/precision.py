@@ -1,9 +1,122 @@
-"""In which formats a model computes. Names alone: nothing here needs a GPU or Triton."""
+"""In which formats a model computes, and which of them a machine can have. Nothing here needs a GPU or Triton.
 
+    GPU                                    precision of the linears                  auto
+    compute capability 8.9 and up          bf16; fp8; nvfp4, multiplied in FP8       fp8
+    older                                  bf16; nvfp4, multiplied in bf16           bf16
+    CPU                                    bf16 or float32; nvfp4, to save memory    bf16
+
+The KV cache is in bf16 or nvfp4 on each of them. `auto` takes bf16 for it, and on a GPU turns to nvfp4, first for the
+cache and then for the weights, where the rest would not fit. `pocket` is small: for it `auto` is always bf16.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+
+from everscene_engine.errors import ConfigError
 from everscene_kernels import attention_cudnn
+from everscene_kernels.fp8 import FIRST_CAPABILITY
 
 PRECISIONS = ("bf16", "fp8", "nvfp4")  # of the products on the fast path
 ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")  # fp8: the better of the two kernels that are named after it
+KV_FORMATS = ("bf16", "nvfp4")
+PATHS = ("auto", "fast", "plain")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device can do. capability: of a GPU, None for none. memory: bytes of the GPU."""
+
+    capability: tuple[int, int] | None = None
+    memory: float = 0.0
+    triton: bool = False
+
+    @property
+    def has_fp8(self) -> bool:
+        return self.capability is not None and self.capability >= FIRST_CAPABILITY
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How a model computes. precision: of its linears. kv: of its cache. attention: of self-attention. fast: whether by
+    the fast path."""
+
+    precision: str = "auto"
+    kv: str = "auto"
+    attention: str = "bf16"
+    fast: bool = False
+
+
+def machine_of(device: torch.device) -> Machine:
+    """What this device can do."""
+    if device.type != "cuda":
+        return Machine()
+    properties = torch.cuda.get_device_properties(device)
+    return Machine(
+        (properties.major, properties.minor), float(properties.total_memory), find_spec("triton") is not None
+    )
+
+
+def choose(
+    machine: Machine,
+    precision: str = "auto",
+    kv: str = "auto",
+    attention: str = "bf16",
+    path: str = "auto",
+    small: bool = False,
+    stored: Collection[str] | None = None,
+    fits: Callable[[str, str], bool] = lambda precision, kv: True,
+) -> Formats:
+    """The formats that are asked for, `auto` resolved.
+
+    small: a model for which `auto` is bf16. stored: the precisions that there are weights for, None for all. fits: of
+    (precision, kv), asked on a GPU for what is `auto`. Raises ConfigError for what the machine cannot do, with what to
+    use instead.
+    """
+    choices = {"precision": PRECISIONS, "kv": KV_FORMATS, "attention": ATTENTIONS, "path": PATHS}
+    for name, value in {"precision": precision, "kv": kv, "attention": attention, "path": path}.items():
+        if value not in (*choices[name], "auto"):
+            raise ConfigError(f"{name} is {value!r}; it is one of auto, {', '.join(choices[name])}")
+    attention = "bf16" if attention == "auto" else attention
+    _check(machine, precision, kv, attention, path)
+    fast = machine.capability is not None and machine.triton and path != "plain"
+    if attention != "bf16" and not fast:
+        raise ConfigError(f"attention {attention!r} is of the fast path alone, on a GPU; use bf16")
+    best = "fp8" if machine.has_fp8 and not small else "bf16"
+    precisions = [precision] if precision != "auto" else [best, "nvfp4"]
+    if precision == "auto" and stored is not None:
+        precisions = [one for one in ("fp8", "nvfp4") if one in stored and (one != "fp8" or machine.has_fp8)]
+        if not precisions:
+            raise ConfigError("there are weights in fp8 alone, which this device cannot multiply; use others")
+    kvs = [kv] if kv != "auto" else ["bf16"] if attention != "bf16" else ["bf16", "nvfp4"]
+    if machine.capability is None or small:
+        return Formats(precisions[0], kvs[0], attention, fast)
+    both = [(one, other) for one in precisions for other in kvs]
+    fitting = [pair for pair in both if fits(*pair)]
+    return Formats(*(fitting or both[-1:])[0], attention, fast)
+
+
+def _check(machine: Machine, precision: str, kv: str, attention: str, path: str) -> None:
+    if machine.capability is None:
+        if precision == "fp8":
+            raise ConfigError("precision 'fp8' needs a GPU of capability 8.9 and up; on a CPU use bf16, or nvfp4")
+        if path == "fast":
+            raise ConfigError("the fast path is for GPUs; on a CPU use the plain path")
+        return
+    if path == "fast" and not machine.triton:
+        raise ConfigError("the fast path needs Triton: pip install everscene[kernels]; or use the plain path")
+    if not machine.triton and "nvfp4" in (precision, kv):
+        raise ConfigError("nvfp4 on a GPU needs Triton: pip install everscene[kernels]; or use bf16")
+    if not machine.has_fp8 and (precision == "fp8" or attention in ("fp8", "cudnn", "triton")):
+        have = ".".join(map(str, machine.capability))
+        raise ConfigError(f"fp8 needs compute capability 8.9 and up, and this GPU has {have}; use bf16, or nvfp4")
+    if attention != "bf16" and kv == "nvfp4":
+        raise ConfigError(
+            f"attention {attention!r} keeps the cache in eight bits too, so kv 'nvfp4' saves nothing; "
+            "use kv bf16, or attention bf16"
+        )
 
 
 def eight_bit_kernel(attention: str) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from everscene_engine.blend import interpolate, rows_of
 from everscene_engine.conditioning import TextEmbedding
 from everscene_engine.errors import ConfigError
-from everscene_engine.live import load
+from everscene_engine.load import load
 from everscene_engine.port import Mix, Prompting, goal_of, prompting_from_json
 
 ROWS = {"short": 3, "long": 5}

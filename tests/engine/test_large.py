@@ -12,7 +12,8 @@ from PIL import Image
 
 from everscene_engine import live
 from everscene_engine.errors import CheckpointError, ConfigError
-from everscene_engine.live import LiveEngine, load
+from everscene_engine.live import LiveEngine
+from everscene_engine.load import load
 from everscene_engine.models.presets import PRESETS, Preset, preset
 from everscene_engine.port import FrameBlock
 from everscene_engine.start_image import read_image

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from everscene_engine.errors import ConfigError, PromptRejected
-from everscene_engine.live import LiveEngine, load
+from everscene_engine.live import LiveEngine
+from everscene_engine.load import load
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
 from everscene_engine.training.world.captions import VOCABULARY, prompt_for
 from everscene_engine.training.world.names import Attributes

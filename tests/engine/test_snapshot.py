@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from everscene_engine.errors import ConfigError, SnapshotError
-from everscene_engine.live import LiveEngine, load
+from everscene_engine.live import LiveEngine
+from everscene_engine.load import load
 from everscene_engine.port import EngineState
 from everscene_engine.stream import LatentStream
 from tests.engine.small import STREAM, small_prompt, small_transformer

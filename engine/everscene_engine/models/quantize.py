@@ -33,24 +33,34 @@ def plain_part(preset: Preset, steps: int | None) -> str:
     return POCKET_PART if preset.shipped else preset.transformer_part(steps)
 
 
+def precisions_in(preset: Preset, folder: Path, steps: int | None) -> list[str] | None:
+    """The precisions that a folder has weights for; None: any, because the plain weights are there (or none at all).
+
+    Raises ConfigError.
+    """
+    part = plain_part(preset, steps)
+    found = [format for format in FORMATS if has_part(folder, stored_part(part, format))]
+    return None if has_part(folder, part) or not found else found
+
+
 def quantize(
     preset: Preset,
     format: str,
     folder: Path,
     out: Path | None = None,
     steps: int | None = None,
-    device: torch.device | None = None,
+    device: str | None = None,
 ) -> list[Path]:
     """Write the preset's transformer with its linears in `format` (nvfp4 or fp8); returns the files.
 
     folder: of the preset's converted weights (unused for `pocket`, whose weights come with the package). out: where to;
-    None for `folder`. steps: None for the preset's own. device: where it is done, None for the CPU. Raises ConfigError,
-    CheckpointError.
+    None for `folder`. steps: None for the preset's own. device: where it is done, as "cuda"; None for the CPU.
+    Raises ConfigError, CheckpointError.
     """
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}; it is {' or '.join(FORMATS)}")
     part = plain_part(preset, steps)
-    place = device or torch.device("cpu")
+    place = torch.device(device or "cpu")
     if preset.shipped:
         model = load_pocket_transformer(WEIGHTS)[0].to(place, torch.bfloat16)
     else:

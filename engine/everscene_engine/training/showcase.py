@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from everscene_engine.live import load
+from everscene_engine.load import load
 
 STORY = (
     ("a red fox trots along the harbour by day, clear sky", 5),

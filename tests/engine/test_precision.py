@@ -1,0 +1,78 @@
+"""Which formats a machine computes in, and what it is told to use instead."""
+
+import pytest
+
+from everscene_engine.errors import ConfigError
+from everscene_engine.memory_fit import cache_bytes, need, weight_bytes
+from everscene_engine.models.presets import preset
+from everscene_engine.precision import Formats, Machine, choose
+
+CPU = Machine()
+HOPPER = Machine((9, 0), 150e9, triton=True)
+AMPERE = Machine((8, 0), 80e9, triton=True)
+BARE = Machine((9, 0), 150e9, triton=False)
+LARGE = preset("longlive2-5b")
+
+
+def test_a_cpu_computes_on_the_plain_path() -> None:
+    assert choose(CPU) == Formats("bf16", "bf16", "bf16", fast=False)
+    assert choose(CPU, "nvfp4", "nvfp4") == Formats("nvfp4", "nvfp4", "bf16", fast=False)
+
+
+def test_a_gpu_with_fp8_units_uses_them_for_a_large_model() -> None:
+    assert choose(HOPPER) == Formats("fp8", "bf16", "bf16", fast=True)
+    assert choose(HOPPER, small=True) == Formats("bf16", "bf16", "bf16", fast=True)
+    assert choose(AMPERE) == Formats("bf16", "bf16", "bf16", fast=True)
+
+
+def test_the_plain_path_can_be_asked_for_and_is_all_there_is_without_triton() -> None:
+    assert not choose(HOPPER, path="plain").fast
+    assert not choose(BARE, "bf16").fast
+
+
+def test_auto_turns_to_four_bits_where_the_rest_does_not_fit() -> None:
+    found = choose(HOPPER, fits=lambda precision, kv: kv == "nvfp4")
+    assert (found.precision, found.kv) == ("fp8", "nvfp4")
+    found = choose(HOPPER, fits=lambda precision, kv: False)
+    assert (found.precision, found.kv) == ("nvfp4", "nvfp4")
+    found = choose(HOPPER, "bf16", "bf16", fits=lambda precision, kv: False)
+    assert (found.precision, found.kv) == ("bf16", "bf16")
+
+
+def test_auto_takes_the_weights_that_are_there() -> None:
+    assert choose(HOPPER, stored=["nvfp4"]).precision == "nvfp4"
+    assert choose(CPU, stored=["nvfp4", "fp8"]).precision == "nvfp4"
+    with pytest.raises(ConfigError, match="weights in fp8 alone"):
+        choose(CPU, stored=["fp8"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "asked", "words"),
+    [
+        (CPU, {"precision": "fp8"}, "on a CPU use bf16, or nvfp4"),
+        (CPU, {"path": "fast"}, "on a CPU use the plain path"),
+        (CPU, {"attention": "fp8"}, "of the fast path alone, on a GPU; use bf16"),
+        (AMPERE, {"precision": "fp8"}, "this GPU has 8.0; use bf16, or nvfp4"),
+        (AMPERE, {"attention": "fp8"}, "this GPU has 8.0; use bf16"),
+        (BARE, {"path": "fast"}, r"pip install everscene\[kernels\]; or use the plain path"),
+        (BARE, {"kv": "nvfp4"}, r"pip install everscene\[kernels\]; or use bf16"),
+        (HOPPER, {"kv": "nvfp4", "attention": "fp8"}, "use kv bf16, or attention bf16"),
+        (HOPPER, {"precision": "int8"}, "precision is 'int8'; it is one of auto, bf16, fp8, nvfp4"),
+        (HOPPER, {"kv": "fp8"}, "kv is 'fp8'; it is one of auto, bf16, nvfp4"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_to_use_instead(
+    machine: Machine, asked: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose(machine, **asked)  # type: ignore[arg-type]
+
+
+def test_the_large_models_memory_is_what_its_sizes_say() -> None:
+    """10.0 GB of weights in bf16 and 2.94 in NVFP4, 10.38 GB of cache and 2.92: as published, and by counting."""
+    assert weight_bytes(LARGE.transformer, "bf16") == pytest.approx(10.0e9, rel=0.01)
+    assert weight_bytes(LARGE.transformer, "nvfp4") == pytest.approx(2.94e9, rel=0.02)
+    one_layer = 10.38e9 / 30
+    assert cache_bytes(LARGE.transformer, LARGE.stream, "bf16") == pytest.approx(10.38e9 * 9 / 8, rel=0.01)
+    assert cache_bytes(LARGE.transformer, LARGE.stream, "nvfp4") == pytest.approx(2.92e9 + one_layer, rel=0.01)
+    assert need(LARGE, "nvfp4", "nvfp4", "tiny", text=False).total < 12e9
