@@ -35,8 +35,8 @@ def small(folder: Path) -> Preset:
 @pytest.fixture
 def loaded(small: Preset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`load` with the preset made small, in float32 so that equal means equal."""
-    monkeypatch.setattr(live, "preset", lambda name: small if name == small.name else preset(name))
-    monkeypatch.setattr(live, "best_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("everscene_engine.load.preset", lambda name: small if name == small.name else preset(name))
+    monkeypatch.setattr("everscene_engine.load.best_dtype", lambda device: torch.float32)
     yield lambda **options: load(small.name, device="cpu", weights=folder, **options)
 
 
