@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from everscene_bridge import protocol
 from everscene_bridge.cli_bench import bench_app, recache_depth_of
 from everscene_bridge.cli_director import bench_director, scene_app
+from everscene_bridge.cli_doctor import doctor
 from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.cli_quantize import quantize
@@ -43,6 +44,7 @@ bench_app.command("record")(bench_record)
 app.command()(record)
 app.command()(show)
 app.command()(quantize)
+app.command()(doctor)
 console = Console(highlight=False)
 
 DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"

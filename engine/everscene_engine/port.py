@@ -123,6 +123,16 @@ class FrameBlock:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What `everscene doctor` found out. advice: what to change, or nothing."""
+
+    what: str
+    state: Literal["ok", "note", "problem"]
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
 class EngineState:
     """A world between two latent frames, in host memory: what a snapshot holds of the engine."""
 
