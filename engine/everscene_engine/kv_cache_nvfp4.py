@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import KVCache
-from everscene_engine.rope import Rotation, rotate, time_shift
+from everscene_engine.rope import Rotation, time_shift
 from everscene_engine.slots import Resident
 from everscene_kernels.nvfp4 import BLOCK
 from everscene_kernels.nvfp4_kv import allocate_slots, read_slot, write_slot
@@ -81,10 +81,7 @@ class NVFP4KVCache(KVCache):
         self._load_keys(layer, span, turn)
 
     def _load_keys(self, layer: int, span: tuple[int, int], turn: Rotation | None) -> None:
-        keys = self._part(self.keys[layer], span)
-        read_slot(self._kept_keys[layer], span[0] // self.slot_tokens, keys[0])
-        if turn is not None:
-            keys.copy_(rotate(keys, turn))
+        read_slot(self._kept_keys[layer], span[0] // self.slot_tokens, self._part(self.keys[layer], span)[0], turn)
 
     def _part(self, tokens: Tensor, span: tuple[int, int]) -> Tensor:
         return tokens[:, span[0] : sum(span)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from everscene_kernels.fused import turn_pairs
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor, Rule, check_rule, dequantize, quantize
 
 _FUSED_DTYPES = (torch.bfloat16, torch.float32)
@@ -109,19 +110,25 @@ def view_slot(kept: KVSlots, slot: int, tokens: int) -> NVFP4Tensor:
     )
 
 
-def read_slot(kept: KVSlots, slot: int, out: Tensor) -> None:
+def read_slot(kept: KVSlots, slot: int, out: Tensor, turn: tuple[Tensor, Tensor] | None = None) -> None:
     """Dequantise the first tokens of a slot into the scratch out [tokens, H, E], rounded to its dtype.
 
+    turn: cosines and sines, float32 [1, E/2] each, by which every key is then turned (RoPE), and rounded again.
     Raises ValueError if out has more tokens than a slot, or other heads.
     """
     tokens = _tokens(kept, slot, out)
     if kept.mean is None and out.is_contiguous() and _fused(out):
-        from everscene_kernels import nvfp4_triton
+        from everscene_kernels import nvfp4_triton, nvfp4_turn_triton
 
-        nvfp4_triton.dequantize(view_slot(kept, slot, tokens), out.dtype, out)
+        if turn is None:
+            nvfp4_triton.dequantize(view_slot(kept, slot, tokens), out.dtype, out)
+        else:
+            nvfp4_turn_triton.dequantize_turned(view_slot(kept, slot, tokens), *turn, out)
         return
     values = dequantize(view_slot(kept, slot, tokens))
     out.copy_(values if kept.mean is None else values + kept.mean[slot])
+    if turn is not None:
+        out.copy_(turn_pairs(out, *turn))
 
 
 def _fused(x: Tensor) -> bool:

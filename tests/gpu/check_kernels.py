@@ -24,6 +24,7 @@ from everscene_engine.stopwatch import Stopwatch
 from everscene_kernels import attention_cudnn, attention_triton, before_linear, fp8, fused, nvfp4, nvfp4_kv
 from everscene_kernels import fused_triton as fast
 from everscene_kernels import nvfp4_triton as four
+from everscene_kernels import nvfp4_weights as weights
 from everscene_kernels.attention_triton import Tile
 from everscene_kernels.fused import Affine, Modulation
 
@@ -101,7 +102,32 @@ def nvfp4_weights() -> Result:
     out = torch.empty_like(weight)
     moved = made.values.nbytes + made.scales.nbytes + out.nbytes
     smaller = weight.nbytes / (made.values.nbytes + made.scales.nbytes + made.amax.nbytes)
-    return {"times_smaller": round(smaller, 3), "dequantise": timed(lambda: four.dequantize(made, out=out), moved)}
+    scales, eight = weights.fp8_scales(made), torch.empty_like(weight, dtype=torch.uint8)
+    weights.fp8_values(made, scales, eight)
+    decoded = moved - out.nbytes + eight.nbytes
+    return {
+        "times_smaller": round(smaller, 3),
+        "fp8_equal": torch.equal(eight, weights.fp8_rows(made).values.view(torch.uint8)),
+        "dequantise": timed(lambda: four.dequantize(made, out=out), moved),
+        "to_fp8": timed(lambda: weights.fp8_values(made, scales, eight), decoded),
+    }
+
+
+def nvfp4_turned() -> Result:
+    """A sink's keys, one layer, presented later."""
+    kept = nvfp4_kv.allocate_slots(1, TOKENS, HEADS, WIDTH, device)
+    nvfp4_kv.write_slot(kept, 0, noise(TOKENS, HEADS, WIDTH))
+    angles = 10 * torch.rand(1, WIDTH // 2, device=device)
+    turn = (angles.cos(), angles.sin())
+    out = torch.empty(TOKENS, HEADS, WIDTH, dtype=torch.bfloat16, device=device)
+    nvfp4_kv.read_slot(kept, 0, out)
+    wanted = fused.turn_pairs(out, *turn)
+    nvfp4_kv.read_slot(kept, 0, out, turn)
+    moved = kept.nbytes + out.nbytes
+    return {
+        "equal": torch.equal(out, wanted),
+        "time": timed(lambda: nvfp4_kv.read_slot(kept, 0, out, turn), moved),
+    }
 
 
 def memory_of_a_cache() -> Result:
@@ -261,7 +287,7 @@ def self_attention() -> Result:
 
 PARTS: list[Callable[[], Result]] = [
     copy_bandwidth, fused_rows, fused_heads, products, self_attention, cross_attention, nvfp4_slots, nvfp4_fused,
-    nvfp4_weights, memory_of_a_cache,
+    nvfp4_weights, nvfp4_turned, memory_of_a_cache,
 ]  # fmt: skip
 
 

@@ -125,9 +125,13 @@ def test_the_kernels_write_and_read_a_slot_as_the_definition_does(monkeypatch: p
         pytest.skip("Triton's interpreter is off")
     kept = [allocate_slots(2, 6, 3, 32, CPU) for _ in range(2)]
     out = []
+    angles = torch.linspace(0.0, 9.0, 16)[None]
     for slots, fused in zip(kept, (False, True), strict=True):
         monkeypatch.setattr(nvfp4_kv, "_fused", lambda x, fused=fused: fused)
         write_slot(slots, 1, keys(5))
-        out.append(read(slots, 1, 5))
-    assert torch.equal(out[0], out[1])
+        turned = torch.full((5, 3, 32), float("nan"), dtype=torch.bfloat16)
+        read_slot(slots, 1, turned, (angles.cos(), angles.sin()))
+        out.append((read(slots, 1, 5), turned))
+    assert torch.equal(out[0][0], out[1][0])
+    assert torch.equal(out[0][1], out[1][1]) and not torch.equal(*out[0])
     assert torch.equal(kept[0].values, kept[1].values)
