@@ -61,6 +61,7 @@ TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's 
 UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
 Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8 or nvfp4.")]
 KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16 or nvfp4.")]
+PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto: fast on a GPU.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
 Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
@@ -95,6 +96,7 @@ def serve(
     precision: Precision = "auto",
     kv: KV = "auto",
     attention: Attention = "bf16",
+    path: PathOption = "auto",
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
     token: Token = None,
@@ -149,6 +151,7 @@ def serve(
                 precision,
                 kv,
                 attention,
+                path,
             ),
             serve=settings,
             scene=scene,

@@ -26,6 +26,7 @@ class EngineChoice:
     precision: str = "auto"  # of the linears: auto, bf16, fp8, nvfp4
     kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4
     attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU
+    path: str = "auto"  # fast, plain; auto: fast where there is a GPU and Triton
     random_weights: str | None = None  # plain, bf16 or fp8: the model at its size with random weights, for measuring
 
 
@@ -64,6 +65,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
             precision=choice.precision,
             kv=choice.kv,
             attention=choice.attention,
+            path=choice.path,
         )
 
     return load

@@ -7,13 +7,13 @@ import torch
 
 from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.models.large import load_large
-from everscene_engine.models.layout import load_into, read_header
+from everscene_engine.models.layout import load_into, read_header, write_part
 from everscene_engine.models.networks import transformer
 from everscene_engine.models.presets import preset
 from everscene_engine.models.quantize import quantize
 from everscene_engine.models.verify import verify, verify_part
 from everscene_engine.stored_linear import format_of, store_linears
-from tests.engine.published import PRESET, TRANSFORMER, write_preset
+from tests.engine.published import PRESET, TRANSFORMER, transformer_weights, write_preset
 
 CPU = torch.device("cpu")
 
@@ -66,6 +66,19 @@ def test_the_stored_part_alone_is_enough_to_load(folder: Path, tmp_path: Path) -
             target.write_bytes(path.read_bytes())
     assert format_of(load_large(PRESET, tmp_path, CPU, torch.float32, linears="fp8").transformer) == "fp8"
     verify(PRESET, tmp_path)
+
+
+def test_a_stored_part_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    write_preset(tmp_path)
+    quantize(PRESET, "fp8", tmp_path)
+    tensors = dict(transformer_weights(seed=5))
+    write_part(tmp_path, "transformer-4step", tensors, TRANSFORMER.__dict__)
+    for act in (
+        lambda: load_large(PRESET, tmp_path, CPU, torch.float32, linears="fp8"),
+        lambda: verify(PRESET, tmp_path),
+    ):
+        with pytest.raises(CheckpointError, match="was made from other weights than transformer-4step"):
+            act()
 
 
 def test_pocket_is_quantised_from_the_weights_in_the_package(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A large preset from its folder of converted weights to a live engine."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from everscene_engine.decoder import StreamingDecoder
 from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
-from everscene_engine.models.layout import PartHeader, has_part, load_into, read_header
+from everscene_engine.models.layout import fingerprint, has_part, load_into, read_header
 from everscene_engine.models.presets import Preset
 from everscene_engine.models.quantize import load_stored, stored_part
 from everscene_engine.pocket import best_dtype
@@ -99,7 +98,7 @@ def load_text(folder: Path, device: torch.device, dtype: torch.dtype, placement:
         load_into(made, header, device, dtype, {"encoder.embed_tokens.weight": "shared.weight"})
         return made
 
-    store = EmbeddingStore(folder / EMBEDDINGS, f"{_fingerprint(header)} {dtype}")
+    store = EmbeddingStore(folder / EMBEDDINGS, f"{fingerprint(header)} {dtype}")
     return UMT5TextEncoder(network, load_tokenizer(folder / TOKENIZER), store, placement)
 
 
@@ -115,8 +114,3 @@ def encode_ahead(folder: Path, prompts: Sequence[str], device: str | None = None
     for prompt in prompts:
         text.encode([prompt, CUT_PREFIX + prompt] if cut else [prompt])
     return len(list((folder / EMBEDDINGS).glob("*.safetensors"))) - before
-
-
-def _fingerprint(header: PartHeader) -> str:
-    """Tells one set of weights from another by the checksums of its tensors."""
-    return hashlib.sha256(repr(sorted(header.crc.items())).encode()).hexdigest()

@@ -5,6 +5,7 @@ network, and a CRC-32 of each tensor's bytes, by which `verify` finds a damaged 
 meta device, compares names and shapes with the headers, and puts each tensor where it belongs.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -103,6 +104,11 @@ def read_header(folder: Path, part: str) -> PartHeader:
             detail = f": tensor '{lost}' lies past the end of the file" if lost else f": {error}"
             raise CheckpointError(f"{path} is damaged{detail}") from error
     return header
+
+
+def fingerprint(header: PartHeader) -> str:
+    """Tells one set of weights from another by the checksums of its tensors."""
+    return hashlib.sha256(repr(sorted(header.crc.items())).encode()).hexdigest()
 
 
 def shapes_of(module: nn.Module) -> dict[str, Shape]:

@@ -13,13 +13,14 @@ from everscene_engine.checkpoint import load_pocket_transformer
 from everscene_engine.config import TransformerConfig
 from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.models import networks
-from everscene_engine.models.layout import has_part, load_into, read_header, write_part
+from everscene_engine.models.layout import fingerprint, has_part, load_into, read_header, write_part
 from everscene_engine.models.presets import Preset
 from everscene_engine.pocket import WEIGHTS
 from everscene_engine.stored_linear import FORMATS, store_linears
 from everscene_engine.transformer import WanTransformer
 
 LINEARS = "linears"
+MADE_FROM = "made_from"
 POCKET_PART = "transformer"
 
 
@@ -61,23 +62,36 @@ def quantize(
         raise ConfigError(f"format is {format!r}; it is {' or '.join(FORMATS)}")
     part = plain_part(preset, steps)
     place = torch.device(device or "cpu")
+    config = {**asdict(preset.transformer), LINEARS: format}
     if preset.shipped:
         model = load_pocket_transformer(WEIGHTS)[0].to(place, torch.bfloat16)
     else:
         if not has_part(folder, part):
             raise CheckpointError(f"no {part} weights in {folder}: everscene models pull {preset.name} fetches them")
         model = networks.transformer(asdict(preset.transformer))
-        load_into(model, read_header(folder, part), place, torch.bfloat16)
+        source = read_header(folder, part)
+        load_into(model, source, place, torch.bfloat16)
+        config[MADE_FROM] = fingerprint(source)
     with torch.inference_mode():
         store_linears(model, format)
-    config = {**asdict(preset.transformer), LINEARS: format}
     return write_part(out or folder, stored_part(part, format), model.state_dict(), config)
+
+
+def check_source(folder: Path, part: str, format: str) -> None:
+    """Raise CheckpointError if a stored part was made from other weights than those that lie beside it."""
+    made_from = read_header(folder, stored_part(part, format)).config.get(MADE_FROM)
+    if made_from is not None and has_part(folder, part) and made_from != fingerprint(read_header(folder, part)):
+        raise CheckpointError(
+            f"{folder / stored_part(part, format)} was made from other weights than {part}: "
+            f"everscene quantize with --format {format} makes it anew"
+        )
 
 
 def load_stored(
     config: TransformerConfig, folder: Path, part: str, format: str, device: torch.device, dtype: torch.dtype
 ) -> WanTransformer:
     """A transformer of a stored part: weights as they are, everything else in `dtype`. Raises CheckpointError."""
+    check_source(folder, part, format)
     model = networks.transformer(asdict(config), format)
     load_into(model, read_header(folder, stored_part(part, format)), device, dtype)
     return model
