@@ -129,7 +129,8 @@ def _begin(engine: LiveEngine) -> None:
 def _side_by_side(
     engine: LiveEngine, chunks: int, begun: bool = False
 ) -> tuple[list[GeneratedChunk], list[FrameBlock]]:
-    """Generate on this thread and decode on another, with a change of prompt halfway."""
+    """Generate on this thread and decode on another; from the beginning, with a change of prompt halfway, or on from
+    where the engine stands (`begun`)."""
     made: list[GeneratedChunk] = []
     blocks: list[FrameBlock] = []
     waiting: queue.Queue[GeneratedChunk | None] = queue.Queue(maxsize=1)
@@ -144,7 +145,7 @@ def _side_by_side(
         if not begun:
             engine.steer(PROMPTS[0], "recache")
         for number in range(chunks):
-            if number == chunks // 2:
+            if number == chunks // 2 and not begun:
                 engine.steer(PROMPTS[1], "recache")
             chunk = engine.generate()
             assert chunk is not None
