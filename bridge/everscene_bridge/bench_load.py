@@ -29,8 +29,8 @@ from everscene_engine.port import EnginePort
 
 WARM_FRAMES = 32
 SAMPLES = 12
-"""So often is the memory looked at. Growth is from the middle of the hail to its end: before, automatic snapshots and the
-conditionings that an engine remembers (64 of 0.4 MB for `pocket`, one for each new prompt) take what they need."""
+"""So often is the memory looked at. Growth is from the middle of the hail to its end: before, automatic snapshots and
+the conditionings that an engine remembers (64 of 0.4 MB for `pocket`, one for each new prompt) take what they need."""
 RECEIPT_S = 60.0
 FINAL = ("applied", "superseded", "rejected")
 
