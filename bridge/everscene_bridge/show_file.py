@@ -49,6 +49,9 @@ class EngineSpec(Checked):
     device: str | None = None
     threads: Annotated[int | None, Field(ge=1)] = None
     decoder: str | None = None
+    precision: str = "auto"
+    kv: str = "auto"
+    attention: str = "bf16"
 
 
 class ServeSpec(Checked):

@@ -9,6 +9,7 @@ On a CPU nothing is queued, and both classes do nothing but what they say at onc
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -29,7 +30,7 @@ class HostLead:
     def __init__(self, device: torch.device, mark: Callable[[], Mark] | None = None) -> None:
         """mark: makes marks; None for those of the device, and for none on a CPU."""
         if mark is None and device.type == "cuda":
-            mark = _event
+            mark = partial(_Event, device)
         self._next = None if mark is None else mark()
         self._last = None if mark is None else mark()
         self._recorded = False
@@ -54,7 +55,7 @@ class FiniteCheck:
         if tensor.is_cuda:
             self._found = torch.empty((), dtype=torch.bool, pin_memory=True)
             self._found.copy_(found, non_blocking=True)
-            self._done = _event()
+            self._done = _Event(tensor.device)
             self._done.record()
         else:
             self._found = found
@@ -73,5 +74,15 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tenso
     return tensor.to(dtype).pin_memory().to(device, non_blocking=True)
 
 
-def _event() -> Mark:
-    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+class _Event:
+    """A mark in the current CUDA stream of a device, whichever device is the thread's own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def record(self) -> None:
+        self._event.record(torch.cuda.current_stream(self._device))
+
+    def synchronize(self) -> None:
+        self._event.synchronize()

@@ -15,7 +15,7 @@ from everscene_engine.models.layout import has_part
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.models.quantize import POCKET_PART, load_stored, precisions_in, stored_part
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
-from everscene_engine.precision import Formats, choose, machine_of
+from everscene_engine.precision import Formats, check_device, choose, machine_of
 from everscene_engine.start_image import PocketImageEncoder
 from everscene_engine.stored_linear import FORMATS, store_linears
 from everscene_engine.transformer import WanTransformer
@@ -75,6 +75,7 @@ def load(
             return wanted <= ROOM * machine_of(place).memory
 
         formats = choose(machine_of(place), *asked, stored=stored, fits=fits)
+        check_device(place, formats)
         linears = formats.precision if formats.precision in FORMATS else None
         dtype = best_dtype(place)
         parts = load_large(chosen, folder, place, dtype, steps, decoder or "vae", text_place, placement, linears)
@@ -101,6 +102,7 @@ def _load_pocket(
 ) -> LiveEngine:
     """weights may hold no more than what `everscene quantize pocket` wrote; the rest is then the package's."""
     formats = choose(machine_of(place), *asked, small=True)
+    check_device(place, formats)
     folder = weights or WEIGHTS
     stored = weights is not None and has_part(weights, stored_part(POCKET_PART, formats.precision))
     dtype = best_dtype(place)

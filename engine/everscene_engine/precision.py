@@ -119,6 +119,16 @@ def _check(machine: Machine, precision: str, kv: str, attention: str, path: str)
         )
 
 
+def check_device(device: torch.device, formats: Formats) -> None:
+    """Raise ConfigError for a GPU that our kernels cannot be launched on: they run on the process's first."""
+    if device.index in (None, 0) or not (formats.fast or "nvfp4" in (formats.precision, formats.kv)):
+        return
+    raise ConfigError(
+        f"our kernels run on the first GPU, not on {device}; start with CUDA_VISIBLE_DEVICES={device.index} "
+        "and device cuda, or use the plain path in bf16 or fp8"
+    )
+
+
 def eight_bit_kernel(attention: str) -> str | None:
     """The kernel of FP8 self-attention, cudnn or triton; None where attention is in bf16."""
     if attention == "bf16":

@@ -1,11 +1,12 @@
 """Which formats a machine computes in, and what it is told to use instead."""
 
 import pytest
+import torch
 
 from everscene_engine.errors import ConfigError
 from everscene_engine.memory_fit import cache_bytes, need, weight_bytes
 from everscene_engine.models.presets import preset
-from everscene_engine.precision import Formats, Machine, choose
+from everscene_engine.precision import Formats, Machine, check_device, choose
 
 CPU = Machine()
 HOPPER = Machine((9, 0), 150e9, triton=True)
@@ -66,6 +67,14 @@ def test_what_cannot_be_is_refused_with_what_to_use_instead(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         choose(machine, **asked)  # type: ignore[arg-type]
+
+
+def test_a_second_gpu_is_for_the_plain_path_or_made_the_first() -> None:
+    fast = choose(HOPPER)
+    check_device(torch.device("cuda:0"), fast)
+    check_device(torch.device("cuda:1"), choose(HOPPER, kv="bf16", path="plain"))
+    with pytest.raises(ConfigError, match="not on cuda:1; start with CUDA_VISIBLE_DEVICES=1 and device cuda"):
+        check_device(torch.device("cuda:1"), fast)
 
 
 def test_the_large_models_memory_is_what_its_sizes_say() -> None:
