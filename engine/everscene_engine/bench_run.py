@@ -21,6 +21,7 @@ from everscene_engine.random_models import (
     resized,
 )
 from everscene_engine.stopwatch import Mark, Stopwatch
+from everscene_engine.stored_linear import FORMATS, store_linears
 from everscene_engine.stream import LatentStream
 from everscene_engine.transformer import WanTransformer
 
@@ -201,6 +202,8 @@ def make_world(options: BenchOptions) -> World:
 
 def _on_path(plain: WanTransformer, options: BenchOptions) -> WanTransformer:
     if options.path == "plain" or (options.path == "auto" and options.place.type != "cuda"):
+        if options.precision in FORMATS:
+            store_linears(plain, options.precision)
         return plain
     from everscene_engine.fast_transformer import accelerated  # its kernels need Triton
 

@@ -22,7 +22,7 @@ from everscene_kernels.nvfp4_triton import (
 
 
 @triton.jit
-def _kernel(values, scales, amax, row_scales, out, unit, columns, width, blocks, ROWS: tl.constexpr):
+def _nvfp4_to_fp8_kernel(values, scales, amax, row_scales, out, unit, columns, width, blocks, ROWS: tl.constexpr):
     block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mask = block < blocks
     packed = tl.load(
@@ -49,7 +49,7 @@ def fp8_values(weight: NVFP4Tensor, scales: Tensor, out: Tensor) -> None:
         raise ValueError(f"out must be contiguous uint8 {weight.shape}, not {out.dtype} {tuple(out.shape)}")
     width, blocks = weight.scales.shape[1], weight.scales.numel()
     if blocks:
-        _kernel[(triton.cdiv(blocks, TILE),)](
+        _nvfp4_to_fp8_kernel[(triton.cdiv(blocks, TILE),)](
             weight.values, weight.scales.view(torch.uint8), weight.amax, scales, out, nvfp4.unit(weight.rule),
             weight.shape[-1], width, blocks, TILE, enable_fp_fusion=False,
         )  # fmt: skip

@@ -27,7 +27,9 @@ from everscene_kernels.nvfp4_triton import (
 
 
 @triton.jit
-def _kernel(values, scales, amax, cos, sin, out, unit, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr):
+def _nvfp4_turned_kernel(
+    values, scales, amax, cos, sin, out, unit, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr
+):
     block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mask = block < blocks
     byte = tl.arange(0, 8)[None, :]
@@ -61,7 +63,7 @@ def dequantize_turned(tensor: NVFP4Tensor, cos: Tensor, sin: Tensor, out: Tensor
     if tuple(out.shape) != tensor.shape or not out.is_contiguous() or cos.numel() * 2 != columns or columns % 16:
         raise ValueError(f"heads {tensor.shape} do not fit {tuple(out.shape)} turned by {tuple(cos.shape)}")
     if blocks:
-        _kernel[(triton.cdiv(blocks, TILE),)](
+        _nvfp4_turned_kernel[(triton.cdiv(blocks, TILE),)](
             tensor.values, tensor.scales.view(torch.uint8), tensor.amax, cos.contiguous(), sin.contiguous(),
             _bits(out), nvfp4.unit(tensor.rule), columns, width, blocks, TILE, out.dtype == torch.bfloat16,
             enable_fp_fusion=False,

@@ -1,13 +1,17 @@
 """The engine's bench runs its parts and says what it measured; figures themselves are nobody's test."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from everscene_engine.bench_engine import BenchOptions, parse, run
 from everscene_engine.bench_profile import kind_of
+from everscene_engine.bench_run import make_world
 from everscene_engine.errors import ConfigError
 from everscene_engine.models.presets import preset
 from everscene_engine.random_models import random_decoder, resized
+from everscene_engine.stored_linear import format_of
 
 SMALL = BenchOptions("pocket", size="32x32", steps=1, path="plain", decoder="tiny", chunks=1, device="cpu")
 
@@ -58,3 +62,10 @@ def test_kernels_are_sorted_by_their_names() -> None:
     assert kind_of("nvjet_qqtst_128x256_128x6_2x1_v_bz_TNT") == "matrix products"
     assert kind_of("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma") == "self-attention and cross-attention"
     assert kind_of("void at::native::elementwise_kernel") == "rest"
+
+
+def test_the_plain_path_too_computes_in_the_formats_that_were_asked_for() -> None:
+    world = make_world(replace(SMALL, decoder="none", precision="nvfp4", kv="nvfp4"))
+    assert format_of(world.stream.transformer) == "nvfp4"
+    exact = make_world(replace(SMALL, decoder="none")).stream._cache.nbytes
+    assert 3.5 < exact / world.stream._cache.nbytes < 3.6
