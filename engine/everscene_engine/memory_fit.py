@@ -7,6 +7,7 @@ so a fit is an estimate, and one that is close is to be tried.
 from dataclasses import asdict, dataclass
 
 from everscene_engine.config import StreamConfig, TransformerConfig
+from everscene_engine.errors import ConfigError
 from everscene_engine.models import networks
 from everscene_engine.models.presets import Preset
 
@@ -35,7 +36,12 @@ class Need:
 
 
 def need(preset: Preset, precision: str, kv: str, decoder: str = "vae", text: bool = True) -> Need:
-    """What a preset takes. text: whether the text encoder is on the same device, always false for `pocket`."""
+    """What a preset takes. text: whether the text encoder is on the same device, always false for `pocket`.
+
+    Raises ConfigError for a decoder that is none.
+    """
+    if decoder not in DECODERS:
+        raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
     small = preset.shipped
     return Need(
         weights=weight_bytes(preset.transformer, precision),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from everscene_engine.errors import ConfigError
-from everscene_engine.memory_fit import cache_bytes, need, weight_bytes
+from everscene_engine.memory_fit import DECODERS, cache_bytes, need, weight_bytes
+from everscene_engine.models import large
 from everscene_engine.models.presets import preset
 from everscene_engine.precision import Formats, Machine, check_device, choose
 
@@ -85,3 +86,9 @@ def test_the_large_models_memory_is_what_its_sizes_say() -> None:
     assert cache_bytes(LARGE.transformer, LARGE.stream, "bf16") == pytest.approx(10.38e9 * 9 / 8, rel=0.01)
     assert cache_bytes(LARGE.transformer, LARGE.stream, "nvfp4") == pytest.approx(2.92e9 + one_layer, rel=0.01)
     assert need(LARGE, "nvfp4", "nvfp4", "tiny", text=False).total < 12e9
+
+
+def test_memory_is_known_for_every_decoder_that_can_be_loaded() -> None:
+    assert set(DECODERS) == set(large.DECODERS)
+    with pytest.raises(ConfigError, match="no such decoder: 'jpeg'"):
+        need(LARGE, "bf16", "bf16", "jpeg")
