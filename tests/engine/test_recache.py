@@ -34,7 +34,7 @@ def cache_of(stream: LatentStream) -> dict[int, list[Tensor]]:
     return found
 
 
-def same(one: dict[int, list[Tensor]], other: dict[int, list[Tensor]], tolerance: float = 1e-6) -> bool:
+def same(one: dict[int, list[Tensor]], other: dict[int, list[Tensor]], tolerance: float = 1e-5) -> bool:
     """tolerance: float32 sums of one forward over several chunks may be ordered otherwise than those of one chunk."""
     return one.keys() == other.keys() and all(
         torch.allclose(a, b, atol=tolerance, rtol=0) for n in one for a, b in zip(one[n], other[n], strict=True)
