@@ -123,6 +123,12 @@ def format_of(model: WanTransformer) -> str | None:
     return None
 
 
+def linears_of(model: WanTransformer) -> dict[str, nn.Module]:
+    """The linears of the blocks that can be stored so, by their names in the model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(linear)]: linear for linear in (getattr(*place) for place in _places(model))}
+
+
 def _places(model: WanTransformer) -> list[tuple[Any, str]]:
     """(module, name of the linear in it) of each."""
     places: list[tuple[Any, str]] = []

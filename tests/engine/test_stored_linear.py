@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from everscene_engine.errors import ConfigError
 from everscene_engine.models import networks
-from everscene_engine.stored_linear import StoredLinear, format_of, store_linears
+from everscene_engine.stored_linear import StoredLinear, format_of, linears_of, store_linears
 from everscene_kernels import nvfp4
 from everscene_kernels.fp8 import linear_fp8_reference, quantize_rows
 from tests.engine.small import TRANSFORMER, small_transformer
@@ -49,10 +49,12 @@ def test_another_dtype_for_the_model_leaves_the_weight_as_it_is(format: str) -> 
 def test_ten_linears_of_each_block_are_stored_and_no_others() -> None:
     model = small_transformer()
     assert format_of(model) is None
+    named = list(linears_of(model))
     store_linears(model, "nvfp4")
     stored = [name for name, module in model.named_modules() if isinstance(module, StoredLinear)]
     assert len(stored) == 10 * TRANSFORMER.layers and all(name.startswith("blocks.") for name in stored)
     assert format_of(model) == "nvfp4"
+    assert sorted(named) == sorted(stored)
 
 
 def test_weights_take_three_and_a_half_times_less_than_bfloat16() -> None:
