@@ -3,6 +3,9 @@
 A part of a model (`transformer`, `text`) is a set of files `PART-1-of-2.safetensors`, …; each names its part, format
 and configuration, so that a file is understood alone and a wrong one is refused by name. A matrix may be kept in eight
 bits: NAME as int8 and NAME.row_scale as float32, value = int8 · scale of its row.
+
+What distillation taught the pocket model for N denoising steps is a part of its own beside them, `low-rank-Nstep`:
+matrices of a low rank (LoRA) that are added to the transformer's while it is loaded.
 """
 
 import json
@@ -17,13 +20,20 @@ from torch import Tensor, nn
 
 from everscene_engine.config import TransformerConfig
 from everscene_engine.errors import CheckpointError
+from everscene_engine.models.low_rank import merged
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
 from everscene_engine.transformer import WanTransformer
 
 FORMAT = "everscene-1"
 SHARD_BYTES = 14 * 2**20
 ROW_SCALE = ".row_scale"
-POCKET_EIGHT_BIT = ("time_projection.1.weight",)  # few distinct timesteps pass through it; keeps the package small
+
+
+def pocket_eight_bit(transformer: WanTransformer) -> list[str]:
+    """Names of the matrices that the package keeps in eight bits: those of the blocks' linears, and the one that few
+    distinct timesteps pass through."""
+    of_blocks = [f"{name}.weight" for name, part in transformer.blocks.named_modules() if isinstance(part, nn.Linear)]
+    return ["time_projection.1.weight", *(f"blocks.{name}" for name in of_blocks)]
 
 
 def save_part(
@@ -114,16 +124,33 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     module.load_state_dict(dict(tensors))
 
 
+def low_rank_part(steps: int) -> str:
+    """The name of the part that holds what was distilled for so many denoising steps."""
+    return f"low-rank-{steps}step"
+
+
 def save_pocket_transformer(transformer: WanTransformer, text: PocketTextEncoder, folder: Path) -> None:
-    """Write both networks of the pocket model's second stage, in bf16."""
+    """Write both networks of the pocket model's second stage, in bf16 and eight bits."""
     config = asdict(transformer.config)
-    save_part(folder, "transformer", transformer.state_dict(), config, torch.bfloat16, POCKET_EIGHT_BIT)
+    save_part(folder, "transformer", transformer.state_dict(), config, torch.bfloat16, pocket_eight_bit(transformer))
     save_part(folder, "text", text.state_dict(), asdict(text.config), torch.bfloat16)
 
 
-def load_pocket_transformer(folder: Path) -> tuple[WanTransformer, PocketTextEncoder]:
-    """Both networks in float32 on the CPU, in evaluation mode."""
+def save_low_rank(folder: Path, steps: int, tensors: Mapping[str, Tensor], rank: int) -> None:
+    """Write low-rank matrices, `NAME.lora_A.weight` and `NAME.lora_B.weight`, for so many denoising steps, in bf16."""
+    save_part(folder, low_rank_part(steps), tensors, {"rank": rank, "steps": steps}, torch.bfloat16)
+
+
+def load_pocket_transformer(folder: Path, steps: int | None = None) -> tuple[WanTransformer, PocketTextEncoder]:
+    """Both networks in float32 on the CPU, in evaluation mode.
+
+    steps: with what was distilled for so many denoising steps, where the folder has it; None: as teacher forcing left
+    the transformer. Raises CheckpointError.
+    """
     tensors, config = load_part(folder, "transformer")
+    if steps is not None and any(folder.glob(f"{low_rank_part(steps)}-*")):
+        low_rank, of_rank = load_part(folder, low_rank_part(steps))
+        tensors = merged(tensors, low_rank, float(str(of_rank["rank"])))
     transformer = WanTransformer(TransformerConfig(**config))  # type: ignore[arg-type]
     fill(transformer, tensors, f"{folder}/transformer")
     tensors, config = load_part(folder, "text")

@@ -14,6 +14,7 @@ from everscene_engine.memory_fit import ROOM, need
 from everscene_engine.models.layout import has_part
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.models.quantize import POCKET_PART, load_stored, precisions_in, stored_part
+from everscene_engine.picture import fitted
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.precision import Formats, check_device, choose, machine_of
 from everscene_engine.start_image import PocketImageEncoder
@@ -84,7 +85,7 @@ def load(
             model, transformer, parts.text, parts.decoder, chosen.stream, seed, steps, parts.image_encoder, formats.kv
         )
     if start_image is not None:
-        engine.begin_with(start_image)
+        engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
     return engine
 
 
@@ -106,7 +107,7 @@ def _load_pocket(
     folder = weights or WEIGHTS
     stored = weights is not None and has_part(weights, stored_part(POCKET_PART, formats.precision))
     dtype = best_dtype(place)
-    pocket = load_pocket(place, dtype, folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS)
+    pocket = load_pocket(place, dtype, folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS, steps)
     transformer = pocket.transformer
     if stored:
         transformer = load_stored(chosen.transformer, folder, POCKET_PART, formats.precision, place, dtype)

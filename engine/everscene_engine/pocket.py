@@ -24,9 +24,15 @@ class PocketModel:
     stream: StreamConfig
 
 
-def load_pocket(device: torch.device, dtype: torch.dtype, folder: Path = WEIGHTS) -> PocketModel:
-    """Load the shipped pocket model, or one from another folder. Raises CheckpointError."""
-    transformer, text = load_pocket_transformer(folder)
+def load_pocket(
+    device: torch.device, dtype: torch.dtype, folder: Path = WEIGHTS, steps: int | None = None
+) -> PocketModel:
+    """Load the shipped pocket model, or one from another folder.
+
+    steps: denoising steps that it will run with, None for its default: what was distilled for them is part of it.
+    Raises CheckpointError.
+    """
+    transformer, text = load_pocket_transformer(folder, steps or POCKET_STREAM.steps)
     autoencoder = load_autoencoder(folder / "autoencoder.safetensors", device, dtype)
     return PocketModel(transformer.to(device, dtype), text, autoencoder, POCKET_STREAM)
 

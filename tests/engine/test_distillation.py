@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from everscene_engine.config import CUT_PREFIX
-from everscene_engine.training.distillation import Guided, draw_levels, matching_gradient, with_noise
+from everscene_engine.sampler import make_schedule
+from everscene_engine.training.distillation import Guided, draw_levels, matching_gradient, trajectory_end, with_noise
 from everscene_engine.training.stories import Story
 from everscene_engine.training.teacher_forcing import draw_leaning
 from everscene_engine.training.world.captions import VOCABULARY, parse_attributes, tokenize
@@ -126,3 +127,9 @@ def test_half_of_the_faded_clips_have_a_whole_subject_in_their_sink() -> None:
 
 def test_without_own_errors_only_faded_clips_lean() -> None:
     assert leaning(False, 0.0).abs().max() == 0
+
+
+def test_a_trajectory_ends_where_the_teacher_believes_the_clean_latents_to_be() -> None:
+    belief = torch.randn(SHAPE)
+    end = trajectory_end(Networks(belief, belief), torch.randn(SHAPE), make_schedule(4), 1.0)  # type: ignore[arg-type]
+    assert (end - belief).abs().max() < 0.02  # the network is told timesteps in whole thousandths

@@ -1,21 +1,29 @@
-"""Few-step distillation on the model's own long videos, with a live cache: two methods.
+"""Few-step distillation on the model's own long videos, with a live cache: three methods.
 
 The student rolls out streams of its own: real cache, sink, recache at prompt changes, rollbacks, for many seconds. On
 each new chunk it is corrected, so what goes wrong only after minutes is corrected where it happens, and no real clip is
-needed ("Self Forcing", Huang et al. 2025; over long streams, "streaming long tuning", LongLive 2025). A teacher, the
-teacher-forced model, follows the same stream with a cache of its own; it is led away from the prompt without subject
-and moment by classifier-free guidance.
+needed ("Self Forcing", Huang et al. 2025; over long streams, "streaming long tuning", LongLive 2025). A teacher, whose
+weights stay, follows the same stream with a cache of its own. It can be led away from the prompt without subject and
+moment by classifier-free guidance.
 
-    guidance   At every denoising step the student's flow is drawn to the guided teacher's flow from the same noisy
-               latents and the same past (mean square error). Targets carry no noise of their own, so a few hundred
-               steps on a CPU teach it.
-    matching   The student's clean prediction m at one denoising step gets noise, and two networks say where that came
-               from: the teacher, and a critic that is trained all the while on the student's predictions. The gradient
-               of m is (m_critic − m_teacher) / mean |m − m_teacher|, which vanishes when the student's videos are
-               spread as the teacher would have them: sharper, but it takes an accelerator. (Distribution matching
-               distillation, Yin et al. 2024.)
+    guidance    At every denoising step, and at one random noise level more, the student's flow is drawn to the guided
+                teacher's flow from the same noisy latents and the same past (mean square error): a student that needs
+                no guidance any more, for any number of steps. All weights learn.
+    trajectory  The teacher goes from the student's noise to clean latents in many steps; every clean prediction of the
+                student is drawn there (mean square error). What is asked for is a function of the noise, so nothing is
+                averaged away. (Luhman and Luhman, 2021; Self Forcing begins with it.)
+    matching    The student's clean prediction m at one denoising step gets noise, and two networks say where that came
+                from: the teacher, and a critic that is trained all the while on the student's predictions. The gradient
+                of m is (m_critic − m_teacher) / mean |m − m_teacher|, which vanishes when the student's videos are
+                spread as the teacher would have them. (Distribution matching distillation, Yin et al. 2024.)
 
-    python -m everscene_engine.training.distillation --teacher runs/transformer --seconds 500 --out runs/student
+The first makes a better teacher of the teacher-forced model; the others make of that the low-rank weights (LoRA) for
+one number of steps:
+
+    python -m everscene_engine.training.distillation --method guidance --teacher runs/transformer --seconds 150 \\
+        --out runs/guided
+    python -m everscene_engine.training.distillation --method matching --teacher runs/guided --steps 2 --seconds 500 \\
+        --out runs/guided
 """
 
 import argparse
@@ -24,7 +32,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +50,7 @@ from everscene_engine.training.loop import (
     draw_curves,
     warmup_cosine,
 )
+from everscene_engine.training.low_rank_student import LowRankStudent
 from everscene_engine.training.rollout import TrainingStream
 from everscene_engine.training.stories import Story
 from everscene_engine.training.world_model import Optimizer, WorldModel
@@ -54,19 +63,22 @@ class Recipe:
     """The knobs of the stage.
 
     method: as above. clips: streams side by side. steps: the numbers of denoising steps that the student learns, one
-    drawn for each chunk. guidance: the teacher's weight (1 is none). rate, critic_rate: learning rates. critic_steps:
-    updates of the critic for each of the student's; critic_alone: chunks in which it learns alone at first. lengths:
-    chunks of a stream, least and most (drawn evenly in the logarithm). events: chance that something happens before a
-    chunk; touched: share of the clips that it happens to. rollbacks: share of the events that take back a latent frame.
-    average: decay of the averaged weights, a chunk.
+    drawn for each chunk. rank: of the low-rank weights that learn; 0: all weights do. guidance: the teacher's weight (1
+    is none). rate, critic_rate: learning rates. teacher_steps: of a trajectory. critic_steps: updates of the critic for
+    each of the student's; critic_alone: chunks in which it learns alone at first. lengths: chunks of a stream, least
+    and most (drawn evenly in the logarithm). events: chance that something happens before a chunk; touched: share of
+    the clips that it happens to. rollbacks: share of the events that take back a latent frame. average: decay of the
+    averaged weights, a chunk.
     """
 
-    method: Literal["guidance", "matching"] = "matching"
-    clips: int = 64
-    steps: tuple[int, ...] = (2, 2, 4)
-    guidance: float = 2.5
-    rate: float = 1e-4
+    method: Literal["guidance", "trajectory", "matching"] = "matching"
+    clips: int = 96
+    steps: tuple[int, ...] = (2,)
+    rank: int = 32
+    guidance: float = 1.0
+    rate: float = 5e-4
     critic_rate: float = 3e-4
+    teacher_steps: int = 8
     critic_steps: int = 2
     critic_alone: int = 40
     lengths: tuple[int, int] = (8, 96)
@@ -172,10 +184,18 @@ def denoise_with_gradient(
     return Denoised(latents, kept)
 
 
+Level = TypeVar("Level", float, Tensor)
+
+
+def shifted(u: Level, shift: float) -> Level:
+    """The noise level σ = shift·v / (1 + (shift − 1)·v) for v = 0.02 + 0.96·u, u in 0..1."""
+    v = 0.02 + 0.96 * u
+    return shift * v / (1 + (shift - 1) * v)
+
+
 def draw_levels(clips: int, shift: float, device: torch.device) -> Tensor:
-    """Noise levels σ [B] for scoring: shift·u / (1 + (shift − 1)·u), u even in 0.02..0.98."""
-    u = torch.rand(clips, device=device) * 0.96 + 0.02
-    return shift * u / (1 + (shift - 1) * u)
+    """Noise levels σ [B] for scoring, `shifted` of even numbers."""
+    return shifted(torch.rand(clips, device=device), shift)
 
 
 def with_noise(m: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,8 +208,20 @@ def with_noise(m: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def guided_flow(rollout: Rollout, x: Tensor, timesteps: Tensor, weight: float) -> Tensor:
     """The teacher's flow, led away from the prompt without subject and moment: [B, F, C, h, w]."""
+    if weight == 1.0:
+        return rollout.teacher.flow(x, timesteps, rollout.guided.asked)
     without = rollout.teacher.flow(x, timesteps, rollout.guided.without)
     return without + weight * (rollout.teacher.flow(x, timesteps, rollout.guided.asked) - without)
+
+
+@torch.no_grad()
+def trajectory_end(rollout: Rollout, noise: Tensor, schedule: Schedule, weight: float) -> Tensor:
+    """The clean latents to which the teacher goes from this noise in the schedule's steps."""
+
+    def predict_flow(x: Tensor, timestep: float) -> Tensor:
+        return guided_flow(rollout, x, torch.full(x.shape[:1], timestep, device=x.device), weight)
+
+    return denoise(predict_flow, noise, schedule)
 
 
 @torch.no_grad()
@@ -216,8 +248,10 @@ class Trainer:
         )  # never stepped; to the compiler like the others
         self.student = WorldModel.load(options.student or options.teacher).to(self.device)
         self.student.text.requires_grad_(False).eval()  # prompts mean to the student what they mean to its teacher
-        self.average = AveragedWeights(self.student, decay=recipe.average)
-        self.optimizer = Optimizer(self.student, recipe.rate, 0.0, muon=False)
+        self.low_rank = LowRankStudent(self.student.transformer, recipe.rank) if recipe.rank else None
+        learns = self.low_rank or self.student
+        self.average = AveragedWeights(learns, decay=recipe.average)
+        self.optimizer = Optimizer(learns, recipe.rate, 0.0, muon=False)
         self.critic: WorldModel | None = None
         if recipe.method == "matching":
             self.critic = WorldModel.load(options.teacher).to(self.device)
@@ -225,6 +259,7 @@ class Trainer:
             self.critic_optimizer = Optimizer(self.critic, recipe.critic_rate, 0.0, muon=False)
         self.rollout = Rollout(self.student, self.teacher, self.critic, recipe.clips, options.seed)
         self.schedules = {steps: make_schedule(steps, POCKET_STREAM.shift) for steps in recipe.steps}
+        self.path = make_schedule(recipe.teacher_steps, POCKET_STREAM.shift)
         self.rng = random.Random(options.seed)
         self.log = RunLog(options.out, self.budget)
 
@@ -265,24 +300,48 @@ class Trainer:
         noise = torch.randn(self._shape(), device=self.device)
         text = rollout.student.condition(rollout.asked)
         made = denoise_with_gradient(rollout.student, noise, self.schedules[steps], text, corrected)
-        if not matching:
-            figures = self._follow(made.corrected) | {"norm": self._step(number)}
+        if recipe.method == "guidance":
+            figures = self._follow([*made.corrected, self._at_any_level(made.latents, text)])
+        elif recipe.method == "trajectory":
+            figures = self._reach(noise, made.corrected)
         else:
             m = made.corrected[0].m
             figures = self._learn_critic(m.detach())
             if number >= recipe.critic_alone:
-                figures |= self._match(m) | {"norm": self._step(number - recipe.critic_alone)}
+                figures |= self._match(m)
+        if "critic loss" not in figures or number >= recipe.critic_alone:
+            figures["norm"] = self._step(number)
         for stream in rollout.streams:
             stream.finish(made.latents)
         return figures
 
     def _step(self, number: int) -> Tensor:
         """One step of the student; returns its gradient's norm."""
-        norm = clip_gradients([p for p in self.student.parameters() if p.grad is not None], 1.0)
-        share = warmup_cosine(number, self.budget.fraction, 30, floor=0.1)
+        learns = self.low_rank or self.student
+        if self.low_rank is not None:
+            self.low_rank.take_gradients()
+        norm = clip_gradients([p for p in learns.parameters() if p.grad is not None], 1.0)
+        first = self.recipe.critic_alone if self.recipe.method == "matching" else 0
+        share = warmup_cosine(number - first, self.budget.fraction, 30, floor=0.1)
         self.optimizer.step(self.recipe.rate * share)
+        if self.low_rank is not None:
+            self.low_rank.write()
         self.average.update()
         return norm
+
+    def _at_any_level(self, latents: Tensor, text: Conditioning) -> Corrected:
+        """A forward of the student on finished latents with noise of a random level put on."""
+        sigma = shifted(self.rng.random(), POCKET_STREAM.shift)
+        x, _ = with_noise(latents, torch.full(latents.shape[:1], sigma, device=self.device))
+        times = torch.full(latents.shape[:1], 1000 * sigma, device=self.device)
+        return Corrected(x, sigma, 1000 * sigma, x - sigma * self.rollout.student.flow(x, times, text))
+
+    def _reach(self, noise: Tensor, corrected: list[Corrected]) -> dict[str, Tensor]:
+        """Gradients of the trajectory method."""
+        end = trajectory_end(self.rollout, noise, self.path, self.recipe.guidance)
+        loss = torch.stack([(forward.m - end).square().mean() for forward in corrected]).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
 
     def _follow(self, corrected: list[Corrected]) -> dict[str, Tensor]:
         """Gradients of the guidance method."""
@@ -327,33 +386,44 @@ class Trainer:
         return (self.recipe.clips, config.chunk_frames, channels, config.latent_height, config.latent_width)
 
     def save(self) -> None:
-        """Write the student's averaged weights as the stream loads them."""
-        self.student.save(self.options.out, self.average)
+        """Write the student's averaged weights as the stream loads them: all, or the low-rank ones."""
+        if self.low_rank is None:
+            self.student.save(self.options.out, self.average)
+        else:
+            self.low_rank.save(self.options.out, self.recipe.steps[0], self.average)
 
 
 def main() -> None:
+    defaults = Recipe()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of the teacher-forced weights")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of the teacher's weights")
     parser.add_argument("--student", type=Path, help="folder of the student's weights (default: the teacher's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and curve")
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
-    parser.add_argument("--method", choices=("guidance", "matching"), default=Recipe.method)
-    parser.add_argument("--clips", type=int, default=Recipe.clips)
-    parser.add_argument("--guidance", type=float, default=Recipe.guidance)
-    parser.add_argument("--rate", type=float, default=Recipe.rate)
-    parser.add_argument("--critic-rate", type=float, default=Recipe.critic_rate)
+    parser.add_argument("--method", choices=("guidance", "trajectory", "matching"), default=defaults.method)
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps to learn (guidance: 2 and 4)")
+    parser.add_argument("--rank", type=int, default=defaults.rank)
+    parser.add_argument("--clips", type=int, default=defaults.clips)
+    parser.add_argument("--guidance", type=float, help="the teacher's weight (guidance: 2.5; else 1, none)")
+    parser.add_argument("--rate", type=float, help="learning rate (guidance: 1e-4; else 5e-4)")
+    parser.add_argument("--critic-rate", type=float, default=defaults.critic_rate)
+    parser.add_argument("--longest", type=int, default=defaults.lengths[1], help="chunks of the longest stream")
     options = parser.parse_args()
     check_writable(options.out)
     torch.set_float32_matmul_precision("high")
+    whole = options.method == "guidance"
     recipe = Recipe(
         method=options.method,
         clips=options.clips,
-        guidance=options.guidance,
-        rate=options.rate,
+        steps=(2, 2, 4) if whole else (options.steps,),
+        rank=0 if whole else options.rank,
+        guidance=options.guidance or (2.5 if whole else defaults.guidance),
+        rate=options.rate or (1e-4 if whole else defaults.rate),
         critic_rate=options.critic_rate,
+        lengths=(min(defaults.lengths[0], options.longest), options.longest),
     )
     Trainer(options, recipe).run()
 

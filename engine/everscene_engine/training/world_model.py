@@ -56,8 +56,9 @@ class Optimizer:
     are mostly noise.
     """
 
-    def __init__(self, model: WorldModel, learning_rate: float, weight_decay: float, muon: bool = True) -> None:
-        matrices = [p for p in model.transformer.blocks.parameters() if muon and p.ndim == 2 and p.requires_grad]
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float, muon: bool = True) -> None:
+        blocks = model.transformer.blocks.parameters() if muon and isinstance(model, WorldModel) else ()
+        matrices = [p for p in blocks if p.ndim == 2 and p.requires_grad]
         chosen = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
         self.parts: list[torch.optim.Optimizer] = [

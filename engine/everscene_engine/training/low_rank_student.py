@@ -1,0 +1,57 @@
+"""Low-rank weights (LoRA) that learn: W = W₀ + B·A for each linear of the blocks, with W₀ as it was.
+
+The network itself holds W, and its gradient G = ∂loss/∂W is made as for any weight. By the chain rule ∂loss/∂A = Bᵀ·G
+and ∂loss/∂B = G·Aᵀ, so nothing in the network, its compiled blocks or its streams needs to know. (Hu et al., LoRA,
+2021.) B starts at zero: the student begins as its teacher.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from everscene_engine.checkpoint import save_low_rank
+from everscene_engine.training.loop import AveragedWeights
+from everscene_engine.transformer import WanTransformer
+
+
+class LowRankStudent(nn.Module):
+    """The A [rank, in] and B [out, rank] of every linear of a transformer's blocks; the transformer learns nothing
+    else any more."""
+
+    def __init__(self, transformer: WanTransformer, rank: int) -> None:
+        super().__init__()
+        transformer.requires_grad_(False)
+        self.rank = rank
+        self._linears = [
+            (f"blocks.{name}", part) for name, part in transformer.blocks.named_modules() if isinstance(part, nn.Linear)
+        ]
+        weights = [linear.weight.requires_grad_(True) for _, linear in self._linears]
+        self._origin = [weight.detach().clone() for weight in weights]
+        self.down = nn.ParameterList(
+            torch.randn(rank, w.shape[1], device=w.device) / w.shape[1] ** 0.5 for w in weights
+        )
+        self.up = nn.ParameterList(torch.zeros(w.shape[0], rank, device=w.device) for w in weights)
+
+    @torch.no_grad()
+    def take_gradients(self) -> None:
+        """Turn the gradients of the transformer's weights, which are gone afterwards, into those of A and B."""
+        for (_, linear), down, up in zip(self._linears, self.down, self.up, strict=True):
+            whole = linear.weight.grad
+            assert whole is not None
+            down.grad, up.grad = up.T @ whole, whole @ down.T
+            linear.weight.grad = None
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Let the transformer compute with the A and B of now."""
+        for (_, linear), origin, down, up in zip(self._linears, self._origin, self.down, self.up, strict=True):
+            torch.addmm(origin, up, down, out=linear.weight.data)
+
+    def save(self, folder: Path, steps: int, average: AveragedWeights) -> None:
+        """Write the averaged A and B as the loader merges them, for so many denoising steps."""
+        tensors: dict[str, Tensor] = {}
+        for index, (name, _) in enumerate(self._linears):
+            tensors[f"{name}.lora_A.weight"] = average.tensors[f"down.{index}"]
+            tensors[f"{name}.lora_B.weight"] = average.tensors[f"up.{index}"]
+        save_low_rank(folder, steps, tensors, self.rank)
