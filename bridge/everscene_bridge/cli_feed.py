@@ -10,7 +10,7 @@ from everscene_bridge import protocol
 from everscene_bridge.cli_director import give_up, say
 from everscene_bridge.client import Client
 from everscene_bridge.errors import EversceneError
-from everscene_bridge.feed import Feed
+from everscene_bridge.feed import Deed, Feed, Step
 from everscene_bridge.feed_imports import HOLD_S, load_any_feed
 from everscene_bridge.feed_player import play
 
@@ -33,13 +33,13 @@ def play_feed(
     ),
     token: Annotated[str | None, typer.Option(help="The server's token.")] = None,
 ) -> None:
-    """Play a feed until its end, or until Ctrl-C."""
+    """Play a feed until its end, or until Ctrl-C. Each step is printed when it is sent, and what is refused."""
     try:
         feed = _read(file, line, hold)
         if loop:
             feed = feed.looped(hold)
         with Client(endpoint, token, name="feed") as world:
-            play(world, feed, threading.Event(), say=say, speed=speed)
+            play(world, feed, threading.Event(), say=say, speed=speed, sent=_say_sent)
     except KeyboardInterrupt:
         return
     except EversceneError as problem:
@@ -55,14 +55,22 @@ def check_feed(file: File, line: Line = 1, hold: Hold = HOLD_S) -> None:
     for step in feed.steps:
         what = step.what or " or ".join(choice.what for choice in step.choose)
         what = what or (f"to {step.jump!r}" if step.jump else "")
-        label = f"[{step.label}] " if step.label else ""
-        say(f"{step.at:9.3f} s  {label}{what}")
+        say(_line(step, what))
 
 
 @feed_app.command("convert")
 def convert_feed(file: File, line: Line = 1, hold: Hold = HOLD_S) -> None:
     """Print a feed, whatever tool it is from, as one of our YAML files."""
     typer.echo(_read(file, line, hold).to_yaml(), nl=False)
+
+
+def _say_sent(step: Step, deed: Deed) -> None:
+    say(_line(step, deed.what))
+
+
+def _line(step: Step, what: str) -> str:
+    label = f"[{step.label}] " if step.label else ""
+    return f"{step.at:9.3f} s  {label}{what}"
 
 
 def _read(file: Path, line: int, hold: float) -> Feed:

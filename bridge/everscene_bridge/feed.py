@@ -22,7 +22,7 @@ from everscene_bridge.errors import SceneError
 from everscene_bridge.messages import Name, Params, PromptText, SlotWords
 from everscene_bridge.protocol import Transition, When
 from everscene_bridge.ways import LONGEST_BLEND_S, Ease
-from everscene_bridge.yaml_file import Checked, PositiveSeconds, YamlText, parse, read_seconds, read_text
+from everscene_bridge.yaml_file import Checked, Misplaced, PositiveSeconds, YamlText, parse, read_seconds, read_text
 from everscene_engine.port import BlendPath
 
 DEMO_FEED: Final = Path(__file__).parent / "feeds" / "demo.yaml"
@@ -54,7 +54,9 @@ class Deed(Checked):
     @property
     def what(self) -> str:
         """For people."""
-        return self.event or self.prompt or ", ".join(f"{slot}={words!r}" for slot, words in self.slots.items())
+        params = "".join(f" {name}={value}" for name, value in self.params.items())
+        slots = ", ".join(f"{slot}={words!r}" for slot, words in self.slots.items())
+        return f"{self.event}{params}" if self.event is not None else self.prompt or slots
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Deed":
@@ -117,35 +119,39 @@ class Feed(Checked):
         if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
             return data
         fps = data.get("fps")
-        return {**data, "steps": [_in_seconds(step, fps) for step in data["steps"]]}
+        return {**data, "steps": [_in_seconds(place, step, fps) for place, step in enumerate(data["steps"])]}
 
     @model_validator(mode="after")
     def _in_order(self) -> "Feed":
         times = [step.at for step in self.steps]
-        if times != sorted(times):
-            raise ValueError(f"steps must be in the order of their times; they are at {times}")
+        for place in range(1, len(times)):
+            if times[place] < times[place - 1]:
+                rule = f"steps must be in the order of their times; the one before is at {times[place - 1]:g} s"
+                raise Misplaced(("steps", place, "at"), rule)
         if self.every is not None and self.every <= times[-1]:
-            raise ValueError(f"every ({self.every:g} s) must be later than the last step ({times[-1]:g} s)")
+            raise Misplaced(("every",), f"{self.every:g} s must be later than the last step, at {times[-1]:g} s")
         if self.length is not None and self.length < times[-1]:
-            raise ValueError(f"length ({self.length:g} s) must not be before the last step ({times[-1]:g} s)")
+            raise Misplaced(("length",), f"{self.length:g} s must not be before the last step, at {times[-1]:g} s")
         if self.length is not None and self.every is not None:
-            raise ValueError("a feed has either every or length")
+            raise Misplaced(("length",), "a feed has either every or length")
         return self
 
     @model_validator(mode="after")
     def _jumps_lead_somewhere(self) -> "Feed":
-        labels = [step.label for step in self.steps if step.label is not None]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"the label {label!r} stands there twice")
+        labels: dict[str, int] = {}
+        for place, step in enumerate(self.steps):
+            if step.label is not None and labels.setdefault(step.label, place) != place:
+                raise Misplaced(("steps", place, "label"), f"{step.label!r} is the label of another step already")
         for place, step in enumerate(self.steps):
             if step.jump is None:
                 continue
             if step.jump not in labels:
-                raise ValueError(f"jump to {step.jump!r}: there is no such label")
-            goal = self.place(step.jump)
+                known = ", ".join(labels) or "none"
+                raise Misplaced(("steps", place, "jump"), f"there is no label {step.jump!r}; there are {known}")
+            goal = labels[step.jump]
             if step.times is None and goal <= place and self.steps[goal].at == step.at:
-                raise ValueError(f"jump to {step.jump!r} at {step.at:g} s goes nowhere: the label is at the same time")
+                rule = f"this goes nowhere: the label {step.jump!r} is at the same time"
+                raise Misplaced(("steps", place, "jump"), rule)
         return self
 
     def place(self, label: str) -> int:
@@ -169,30 +175,37 @@ def load_feed(path: Path = DEMO_FEED) -> Feed:
     """Read a feed. Raises SceneError naming file, line, column, field, value and rule."""
     text = read_text(path, "feed")
     if path.suffix == ".jsonl":
-        return _from_jsonl(text, path).check(Feed)
+        return feed_from_lines(path, json_lines(path, text))
     return parse(text, str(path)).check(Feed)
 
 
-def _in_seconds(step: Any, fps: Any) -> Any:
-    frame = _FRAME.fullmatch(str(step.get("at", ""))) if isinstance(step, dict) else None
-    if frame is None or not isinstance(fps, int | float) or isinstance(fps, bool) or fps <= 0:
-        if frame is not None:
-            raise ValueError(f"at {step['at']} is a frame number, so the feed needs fps")
-        return step
-    return {**step, "at": int(frame[1]) / fps}
-
-
-def _from_jsonl(text: str, path: Path) -> YamlText:
-    """Steps line by line as one feed. Errors name the line by its step."""
-    lines: list[Any] = []
+def json_lines(path: Path, text: str) -> list[tuple[int, Any]]:
+    """The number of each line that is not blank, and what it holds. Raises SceneError."""
+    found: list[tuple[int, Any]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            lines.append(json.loads(line))
+            found.append((number, json.loads(line)))
         except json.JSONDecodeError as problem:
             raise SceneError(f"{path}:{number}:{problem.colno}: this is not JSON: {problem.msg}") from None
+    return found
+
+
+def feed_from_lines(path: Path, lines: list[tuple[int, Any]]) -> Feed:
+    """Steps line by line as one feed. Raises SceneError naming the line."""
     head: dict[str, Any] = {}
-    if lines and isinstance(lines[0], dict) and "at" not in lines[0]:
-        head = lines.pop(0)
-    return YamlText(str(path), {"name": path.stem[:64], **head, "steps": lines}, None)
+    first = 1
+    if lines and isinstance(lines[0][1], dict) and "at" not in lines[0][1]:
+        first, head = lines.pop(0)
+    data = {"name": path.stem[:64], **head, "steps": [step for _, step in lines]}
+    return YamlText(str(path), data, None, (first, *(number for number, _ in lines))).check(Feed)
+
+
+def _in_seconds(place: int, step: Any, fps: Any) -> Any:
+    frame = _FRAME.fullmatch(str(step.get("at", ""))) if isinstance(step, dict) else None
+    if frame is None or not isinstance(fps, int | float) or isinstance(fps, bool) or fps <= 0:
+        if frame is not None:
+            raise Misplaced(("steps", place, "at"), f"{step['at']} is a frame number, so the feed needs fps")
+        return step
+    return {**step, "at": int(frame[1]) / fps}

@@ -3,8 +3,9 @@
 Scope timelines (daydreamlive/scope, versions 2.0 and 2.1): JSON, blocks with `startTime` and `endTime` in seconds, each
 with weighted prompts. The heaviest prompt of a block counts. `transitionSteps` are chunks, of 12 frames at 16 a second.
 
-Odyssey scripts: a JSON list of `timestamp_ms` with `start`, `interact` or `end`, alone or as `script` of a map. A start
-begins a new world. What is said in `interact` is meant in the world of the start, so its prompt is the start's with it.
+Odyssey scripts: a JSON list of `timestamp_ms` with `start`, `interact` or `end`, alone, or as `script` of a map, or one
+of its `scripts`. A start begins a new world. What is said in `interact` is meant in the world of the start, so its
+prompt is the start's with it.
 
 LongLive prompt lists: JSONL with `prompts` on each line, a line for each video, and no times: those stand in LongLive's
 configuration. Some add `switch_frames`, in latent frames of a quarter of a second; without them each prompt gets `hold`
@@ -13,11 +14,14 @@ seconds.
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from everscene_bridge.errors import SceneError
-from everscene_bridge.feed import Feed, load_feed
-from everscene_bridge.yaml_file import YamlText, read_text
+from everscene_bridge.feed import Feed, feed_from_lines, json_lines, load_feed
+from everscene_bridge.yaml_file import Misplaced, YamlText, read_text
 
 SCOPE_CHUNK_S: Final = 12 / 16
 LATENT_FRAME_S: Final = 4 / 16
@@ -26,84 +30,159 @@ HOLD_S: Final = 10.0
 Steps = list[dict[str, Any]]
 
 
+class _Foreign(BaseModel):
+    """What we read of another tool's file; what else is in it does not matter to us."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Weighted(_Foreign):
+    text: str
+    weight: float = 1.0
+
+
+class _Block(_Foreign):
+    start: Annotated[float, Field(alias="startTime", ge=0)]
+    end: Annotated[float, Field(alias="endTime", ge=0)]
+    text: str | None = None
+    prompts: list[_Weighted] = Field(default_factory=list)
+    chunks: Annotated[int | None, Field(alias="transitionSteps", ge=0)] = None
+    method: Annotated[str | None, Field(alias="temporalInterpolationMethod")] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "_Block":
+        if self.text is None and not self.prompts:
+            raise ValueError("a block needs prompts")
+        return self
+
+    @property
+    def prompt(self) -> str:
+        return self.text or max(self.prompts, key=lambda prompt: prompt.weight).text
+
+
+class _Timeline(_Foreign):
+    prompts: Annotated[list[_Block], Field(min_length=1)]
+
+    def steps(self) -> tuple[Steps, float]:
+        steps: Steps = []
+        for block in self.prompts:
+            step: dict[str, Any] = {"at": block.start, "prompt": block.prompt}
+            if block.chunks and steps:
+                path = "slerp" if block.method == "slerp" else "linear"
+                step |= {"transition": "blend", "seconds": block.chunks * SCOPE_CHUNK_S, "ease": "linear", "path": path}
+            steps.append(step)
+        return steps, self.prompts[-1].end
+
+
+class _Said(_Foreign):
+    prompt: str
+
+
+class _Entry(_Foreign):
+    timestamp_ms: Annotated[float, Field(ge=0)]
+    start: _Said | None = None
+    interact: _Said | None = None
+    end: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "_Entry":
+        if [self.start, self.interact, self.end].count(None) != 2:
+            raise ValueError("an entry has either start, interact or end")
+        return self
+
+
+class _Script(_Foreign):
+    script: Annotated[list[_Entry], Field(min_length=1)]
+
+    def steps(self) -> tuple[Steps, float | None]:
+        steps: Steps = []
+        world = ""
+        end: float | None = None
+        for entry in self.script:
+            at = entry.timestamp_ms / 1e3
+            if entry.start is not None:
+                world = entry.start.prompt
+                steps.append({"at": at, "prompt": world, "transition": "reset"})
+            elif entry.interact is not None:
+                said = entry.interact.prompt
+                steps.append({"at": at, "prompt": f"{world.rstrip('. ')}. {said}" if world else said})
+            else:
+                end = at
+        return steps, end
+
+
+class _PromptList(_Foreign):
+    prompts: Annotated[list[str], Field(min_length=1)]
+    switch_frames: list[Annotated[int, Field(ge=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _switches_between(self) -> "_PromptList":
+        switches = self.switch_frames
+        if switches is not None and len(switches) != len(self.prompts) - 1:
+            rule = f"{len(self.prompts)} prompts need {len(self.prompts) - 1} of them; there are {len(switches)}"
+            raise Misplaced(("switch_frames",), rule)
+        return self
+
+    def steps(self, hold_s: float) -> tuple[Steps, float]:
+        if self.switch_frames is None:
+            times = [place * hold_s for place in range(len(self.prompts))]
+        else:
+            times = [0.0, *(frame * LATENT_FRAME_S for frame in self.switch_frames)]
+        steps = [{"at": at, "prompt": prompt} for at, prompt in zip(times, self.prompts, strict=True)]
+        return steps, times[-1] + hold_s
+
+
 def load_any_feed(path: Path, line: int = 1, hold_s: float = HOLD_S) -> Feed:
-    """Read a feed of ours, or import one. Raises SceneError naming the file and what is wrong.
+    """Read a feed of ours, or import one. Raises SceneError naming the file, the place and what is wrong.
 
-    line: which video of a LongLive list, from 1. hold_s: seconds for each of its prompts.
+    line: which video of a list of several, from 1. hold_s: seconds for each prompt of a LongLive list.
     """
-    if path.suffix not in (".json", ".jsonl"):
-        return load_feed(path)
-    text = read_text(path, "feed")
-    try:
-        return _from_json(path, text, line, hold_s)
-    except (LookupError, TypeError, AttributeError, ValueError) as problem:
-        raise SceneError(f"{path} cannot be imported: {type(problem).__name__} {problem}") from None
-
-
-def _from_json(path: Path, text: str, line: int, hold_s: float) -> Feed:
     if path.suffix == ".jsonl":
-        rows = [json.loads(row) for row in text.splitlines() if row.strip()]
-        if not rows or not isinstance(rows[0], dict) or "prompts" not in rows[0]:
-            return load_feed(path)
-        if not 1 <= line <= len(rows):
-            raise ValueError(f"line {line} was asked for; the file has {len(rows)}")
-        return _made(path, *_longlive(rows[line - 1], hold_s))
-    data = json.loads(text)
-    script = data.get("script") if isinstance(data, dict) else data
-    if isinstance(script, list):
-        return _made(path, *_odyssey(script))
-    if "prompts" in data:
-        return _made(path, *_scope(data["prompts"]))
+        return _from_lines(path, json_lines(path, read_text(path, "feed")), line, hold_s)
+    if path.suffix == ".json":
+        return _from_json(path, read_text(path, "feed"), line)
     return load_feed(path)
 
 
-def _scope(blocks: list[dict[str, Any]]) -> tuple[Steps, float]:
-    steps: Steps = []
-    for block in blocks:
-        text = block["text"] if "text" in block else _heaviest(block["prompts"])
-        step = {"at": float(block["startTime"]), "prompt": text}
-        chunks = int(block.get("transitionSteps") or 0)
-        if chunks and steps:
-            path = "slerp" if block.get("temporalInterpolationMethod") == "slerp" else "linear"
-            step |= {"transition": "blend", "seconds": chunks * SCOPE_CHUNK_S, "ease": "linear", "path": path}
-        steps.append(step)
-    return steps, float(blocks[-1]["endTime"])
+def _from_lines(path: Path, rows: list[tuple[int, Any]], line: int, hold_s: float) -> Feed:
+    if not rows or not isinstance(rows[0][1], dict) or "prompts" not in rows[0][1]:
+        return feed_from_lines(path, rows)
+    number, row = _chosen(path, rows, line)
+    return _made(path, *YamlText(str(path), row, None, (number,)).check(_PromptList).steps(hold_s))
 
 
-def _heaviest(prompts: list[dict[str, Any]]) -> str:
-    return str(max(prompts, key=lambda prompt: float(prompt.get("weight", 1)))["text"])
+def _from_json(path: Path, text: str, line: int) -> Feed:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise SceneError(f"{path}:{problem.lineno}:{problem.colno}: this is not JSON: {problem.msg}") from None
+    if isinstance(data, dict) and "steps" in data:
+        return load_feed(path)
+    if isinstance(data, dict) and isinstance(data.get("scripts"), list):
+        data = {"script": _chosen(path, data["scripts"], line)}
+        return _made(path, *YamlText(str(path), data, None).check(_Script).steps())
+    if isinstance(data, list):
+        return _made(path, *YamlText(str(path), {"script": data}, None).check(_Script).steps())
+    if isinstance(data, dict) and "script" in data:
+        return _made(path, *YamlText(str(path), data, _root(text)).check(_Script).steps())
+    if isinstance(data, dict) and "prompts" in data:
+        return _made(path, *YamlText(str(path), data, _root(text)).check(_Timeline).steps())
+    kinds = "ours has steps, a Scope timeline has prompts, an Odyssey script is a list of timestamp_ms or has script"
+    raise SceneError(f"{path}:1:1: this is no feed that is known here: {kinds}")
 
 
-def _odyssey(script: list[dict[str, Any]]) -> tuple[Steps, float | None]:
-    steps: Steps = []
-    world = ""
-    end: float | None = None
-    for entry in script:
-        at = float(entry["timestamp_ms"]) / 1e3
-        if "start" in entry:
-            world = str(entry["start"]["prompt"])
-            steps.append({"at": at, "prompt": world, "transition": "reset"})
-        elif "interact" in entry:
-            said = str(entry["interact"]["prompt"])
-            steps.append({"at": at, "prompt": f"{world.rstrip('. ')}. {said}" if world else said})
-        elif "end" in entry:
-            end = at
-        else:
-            raise ValueError(f"the entry at {entry['timestamp_ms']} ms has neither start, interact nor end")
-    return steps, end
+def _chosen(path: Path, rows: list[Any], line: int) -> Any:
+    if not 1 <= line <= len(rows):
+        raise SceneError(f"{path}: line {line} was asked for; the file has {len(rows)}")
+    return rows[line - 1]
 
 
-def _longlive(row: dict[str, Any], hold_s: float) -> tuple[Steps, float]:
-    prompts = [str(prompt) for prompt in row["prompts"]]
-    switches = row.get("switch_frames")
-    if switches is None:
-        times = [place * hold_s for place in range(len(prompts))]
-    else:
-        times = [0.0, *(float(frame) * LATENT_FRAME_S for frame in switches)]
-        if len(times) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts need {len(prompts) - 1} switch_frames; there are {len(switches)}")
-    steps = [{"at": at, "prompt": prompt} for at, prompt in zip(times, prompts, strict=True)]
-    return steps, times[-1] + hold_s
+def _root(text: str) -> yaml.Node | None:
+    """Where everything stands, as JSON is nearly always YAML too."""
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
 
 
 def _made(path: Path, steps: Steps, length: float | None) -> Feed:

@@ -1,18 +1,23 @@
 """Plays a feed: sends each step at its time on the wall clock.
 
 The feed has a position, which goes with the clock (times `speed`), stands still while a step waits for its receipt, and
-leaps at a jump. A feed that falls behind sends what is due at once, in order.
+leaps at a jump. A feed that falls behind sends what is due at once, in order. What the server refuses is told, also
+when nobody waits for it.
 """
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from everscene_bridge.errors import ClientError, NotInTime
+from everscene_bridge.errors import ClientError, NotInTime, Superseded
 from everscene_bridge.feed import Deed, Feed, Step
 
 WAIT_SLICE_S = 0.25
+RECEIPTS_WATCHED = 256
+LAST_RECEIPTS_S = 10.0
+"""So long a feed that is over waits for receipts that are still open."""
 
 
 class Player(Protocol):
@@ -54,13 +59,15 @@ def play(
     clock: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = lambda line: None,
     speed: float = 1.0,
+    sent: Callable[[Step, Deed], None] = lambda step, deed: None,
 ) -> None:
     """Send each step at its time until `stop` is set, or to the end of a feed without `every`.
 
-    A step that cannot be sent (no server at the moment) or whose receipt does not come is told to `say`; the feed goes
-    on. `clock` gives seconds; speed: seconds of the feed in one of the clock.
+    A step that cannot be sent (no server at the moment), that is rejected, or whose receipt does not come in time is
+    told to `say`; the feed goes on. `clock` gives seconds; speed: seconds of the feed in one of the clock. sent: told
+    of each step, and which deed it was.
     """
-    _Playing(client, feed, stop, clock, say, speed).play()
+    _Playing(client, feed, stop, clock, say, speed, sent).play()
 
 
 class _Playing:
@@ -72,6 +79,7 @@ class _Playing:
         clock: Callable[[], float],
         say: Callable[[str], None],
         speed: float,
+        sent: Callable[[Step, Deed], None],
     ) -> None:
         self._client = client
         self._feed = feed
@@ -79,6 +87,8 @@ class _Playing:
         self._clock = clock
         self._say = say
         self._speed = speed
+        self._sent = sent
+        self._open: deque[tuple[Deed, Any]] = deque(maxlen=RECEIPTS_WATCHED)
         self._chance = random.Random(feed.seed)
         self._zero = clock()  # when position 0 of the round is, or would have been
 
@@ -86,6 +96,7 @@ class _Playing:
         feed = self._feed
         while self._round():
             if feed.every is None:
+                self._wait_for_receipts()
                 return
             self._zero += feed.every / self._speed
 
@@ -114,9 +125,39 @@ class _Playing:
 
     def _wait_until(self, position: float) -> bool:
         """Whether it was stopped while the clock went there."""
-        return self._stop.wait(max(0.0, self._zero + position / self._speed - self._clock()))
+        due = self._zero + position / self._speed
+        while True:
+            left = max(0.0, due - self._clock())
+            piece = min(left, WAIT_SLICE_S) if self._open else left
+            if self._stop.wait(piece):
+                return True
+            self._look_at_receipts()
+            if piece == left:
+                return False
+
+    def _wait_for_receipts(self) -> None:
+        end = self._clock() + LAST_RECEIPTS_S
+        while self._open and self._clock() < end and not self._stop.wait(WAIT_SLICE_S):
+            self._look_at_receipts()
+
+    def _look_at_receipts(self) -> None:
+        """Tell what was refused meanwhile."""
+        for _ in range(len(self._open)):
+            deed, receipt = self._open.popleft()
+            try:
+                receipt.wait("applied", 0.0)
+            except NotInTime:
+                self._open.append((deed, receipt))
+            except Superseded:
+                pass  # something later took its place, as it should
+            except ClientError as problem:
+                self._tell(deed, problem)
+
+    def _tell(self, deed: Deed, problem: ClientError) -> None:
+        self._say(f"the feed {self._feed.name!r}, {deed.what}: {problem}")
 
     def _take(self, step: Step) -> bool:
+        """Do a step; whether it was stopped meanwhile."""
         deed: Deed = step
         if step.choose:
             deed = self._chance.choices(step.choose, [choice.weight for choice in step.choose])[0]
@@ -124,10 +165,13 @@ class _Playing:
             return False  # a label alone
         try:
             receipt = self._send(deed)
-            return step.wait is not None and self._await(step, receipt)
+            self._sent(step, deed)
+            if step.wait is not None and self._await(step, receipt):
+                return True
+            self._open.append((deed, receipt))
         except ClientError as problem:
-            self._say(f"the feed {self._feed.name!r}, {deed.what}: {problem}")
-            return False
+            self._tell(deed, problem)
+        return False
 
     def _send(self, deed: Deed) -> Any:
         if deed.event is not None:

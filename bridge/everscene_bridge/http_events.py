@@ -25,6 +25,7 @@ from everscene_bridge.protocol import MAX_MESSAGE_BYTES, Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.viewer.guard import same_origin
 from everscene_bridge.ways import Ease
+from everscene_bridge.wording import rule_of
 from everscene_engine.port import BlendPath
 
 LOOK_EVERY_S = 0.01
@@ -113,7 +114,7 @@ async def _steer(request: Request, model: type[Any], send: Callable[[Any], Recei
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        return _problem(400, "out_of_range", f"{place}: {first['msg']}")
+        return _problem(400, "out_of_range", f"{place} {rule_of(first)}")
     except ValueError as problem:
         return _problem(400, "not_json", f"the body is not JSON: {problem}")
     try:

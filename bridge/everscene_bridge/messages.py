@@ -25,6 +25,7 @@ from everscene_bridge import protocol
 from everscene_bridge.errors import CommandFailed, MessageError
 from everscene_bridge.protocol import Transition, When
 from everscene_bridge.ways import LONGEST_BLEND_S, Blend, Ease, Way
+from everscene_bridge.wording import rule_of
 from everscene_engine.port import BlendPath
 
 
@@ -515,7 +516,7 @@ def _check(model: type[AnyMessage], fields: dict[str, Any], name: str, message_i
         first = problem.errors(include_url=False)[0]
         place = ".".join([name, *(str(part) for part in first["loc"] if part != "[key]")])
         code = _code(first["type"])
-        rule = first["msg"].removeprefix("Value error, ")
+        rule = rule_of(first)
         reason = f"{place}: {rule[:1].lower()}{rule[1:]}"
         if code != "missing_field":
             reason += f" (got {_short(first['input'])})"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from everscene_bridge.inputs import Coalesce, Interrupts, Otherwise, Rules
 from everscene_bridge.messages import ParamValue
@@ -15,13 +15,21 @@ from everscene_bridge.yaml_file import Checked, Seconds, YamlText, read_seconds
 from everscene_engine.port import BlendPath
 
 PLACEHOLDER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_BRACE: Final = re.compile(r"\{[^{}]*\}?|\}")
 ANCHORS: Final = ("subject", "setting")
 """Slots that every prompt must hold: these models need them said again each time."""
 FIXED_SLOTS: Final = (*ANCHORS, "style")
 MESSAGE_FIELDS: Final = ("name", "when")
 """Params go beside these in a call of a client, so they may not be called like them."""
 
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+def _identifier(name: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        raise ValueError("a name is made of small letters, digits and _, and begins with a letter")
+    return name
+
+
+Identifier = Annotated[str, AfterValidator(_identifier), Field(max_length=64)]
 
 
 class SlotSpec(Checked):
@@ -172,6 +180,8 @@ def cross_check(file: SceneFile, text: YamlText) -> Iterator[str]:
         if getattr(file, name) is not None and name in file.slots:
             yield text.error(("slots", name), f"{name} is given above already")
     named = PLACEHOLDER.findall(file.template)
+    for stray in _stray_braces(file.template):
+        yield text.error(("template",), f"{stray} is no place for a slot: those are written {{name}}")
     for name in named:
         if name not in slots:
             yield text.error(("template",), f"template asks for {{{name}}}, which is not among the slots")
@@ -182,9 +192,17 @@ def cross_check(file: SceneFile, text: YamlText) -> Iterator[str]:
     for event_name, event in file.events.items():
         for slot, words in event.set.items():
             place = ("events", event_name, "set", slot)
+            for stray in _stray_braces(words):
+                yield text.error(place, f"{stray} is no place for a param: those are written {{name}}")
             if slot not in slots:
                 yield text.error(place, f"there is no slot of this name; there are {', '.join(slots)}")
+            elif slot not in named:
+                yield text.error(place, f"template does not hold {{{slot}}}, so nobody would see it")
             elif not PLACEHOLDER.search(words):
                 problem = slots[slot].problem(words)
                 if problem:
                     yield text.error(place, f"{words!r} {problem}")
+
+
+def _stray_braces(text: str) -> list[str]:
+    return _BRACE.findall(PLACEHOLDER.sub("", text))

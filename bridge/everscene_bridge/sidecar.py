@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -93,9 +94,8 @@ def sidecar(options: SidecarOptions, console: Console) -> Iterator[Running]:
         if feed is not None:
             player = _FeedPlayer(endpoint, options.serve.token)
             stack.callback(player.stop)
-            threading.Thread(
-                target=play, args=(player.client, feed, player.done), name="everscene-feed", daemon=True
-            ).start()
+            args = (player.client, feed, player.done, time.monotonic, log.warning)
+            threading.Thread(target=play, args=args, name="everscene-feed", daemon=True).start()
         if options.open_browser and server.viewer_url is not None and _has_display():
             webbrowser.open(server.viewer_url)
         yield Running(server, endpoint, stopping)

@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from everscene_bridge.errors import SceneError
+from everscene_bridge.wording import rule_of
 
 Place = Sequence[str | int]
 
@@ -23,14 +25,22 @@ class Checked(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Misplaced(ValueError):
+    """What a validator of a whole raises for a part of it. place: of that part, from the whole on."""
+
+    def __init__(self, place: Place, rule: str) -> None:
+        super().__init__(rule)
+        self.place = tuple(place)
+
+
 def read_seconds(value: Any) -> Any:
-    """`2`, `2.5`, `2s`, `2.5 s` and `1:02.5` (minutes, hours before them) are all seconds; anything else stays as it
-    is, to be refused."""
+    """`2`, `2.5`, `2s`, `2.5 s` and `1:02.5` (minutes, hours before them) are all seconds; what is neither number nor
+    text stays as it is, to be refused."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(?:(?:(\d+):)?(\d+):)?(\d*\.?\d+)\s*s?\s*", value)
     if match is None:
-        return value
+        raise ValueError(f"must be seconds, as 2.5, 2.5s or 1:02.5 (got {value!r})")
     hours, minutes, rest = match.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(rest)
 
@@ -45,7 +55,8 @@ class YamlText:
 
     source: str  # stands for the file in errors
     data: Any
-    root: yaml.Node | None
+    root: yaml.Node | None  # None: it came from JSON lines
+    lines: tuple[int, ...] = ()  # of JSON lines: that of the head, then that of each of the `steps`
 
     def error(self, place: Place, rule: str) -> str:
         """One line: source, line, column, field, rule."""
@@ -60,13 +71,32 @@ class YamlText:
         except ValidationError as problem:
             raise SceneError("\n".join(self._describe(error) for error in problem.errors(include_url=False))) from None
 
-    def _describe(self, error: Any) -> str:
-        rule = error["msg"].removeprefix("Value error, ")
-        got = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r:.80})"
-        return self.error([part for part in error["loc"] if part != "[key]"], rule + got)
+    def _describe(self, error: ErrorDetails) -> str:
+        place = [part for part in error["loc"] if part != "[key]"]
+        inside = error.get("ctx", {}).get("error")
+        if isinstance(inside, Misplaced):
+            place += inside.place
+        told = error["type"] in ("missing", "extra_forbidden", "value_error") or error["input"] is None
+        got = "" if told else f" (got {_short(error['input'])})"
+        return self.error(self._without_tags(place, error["type"] == "missing"), rule_of(error) + got)
+
+    def _without_tags(self, place: Place, missing: bool) -> Place:
+        """The place without the names that a model puts in between, as the kind of a union."""
+        node, found = self.root, []
+        for part in place:
+            entry = _entry(node, part)
+            if entry is not None:
+                node = entry[1]
+                found.append(part)
+            elif self.root is None or (missing and part == place[-1]):
+                found.append(part)
+        return found
 
     def _position(self, place: Place) -> tuple[int, int]:
         """Line and column, from 1, of the deepest part of the place that is there."""
+        if self.lines:
+            step = place[1] + 1 if len(place) > 1 and place[0] == "steps" and isinstance(place[1], int) else 0
+            return self.lines[step], 1
         node = self.root
         mark = None if node is None else node.start_mark
         for part in place:
@@ -75,6 +105,11 @@ class YamlText:
                 continue  # a name that the model puts in between, as the kind of a union
             mark, node = entry
         return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _entry(node: yaml.Node | None, part: str | int) -> tuple[Any, yaml.Node] | None:

@@ -55,7 +55,7 @@ def test_scene_check_prints_every_events_prompt() -> None:
 def test_scene_check_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "story.yaml").write_text("name: story\n")
     output = run("scene", "check", str(tmp_path / "story.yaml"), code=1)
-    assert "template: Field required" in output
+    assert "template: is missing" in output
 
 
 @pytest.mark.parametrize(

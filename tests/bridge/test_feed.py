@@ -128,12 +128,16 @@ def test_the_demo_feed_speaks_of_events_that_the_default_scene_has() -> None:
         ("name: [", "is not YAML"),
         ("name: x\nsteps: [{at: f8, event: a}]", "f8 is a frame number, so the feed needs fps"),
         ("name: x\nsteps: [{at: soon, event: a}]", "steps.0.at"),
-        ("name: x\nsteps:\n  - {at: 1, jump: home}", "there is no such label"),
+        ("name: x\nsteps:\n  - {at: 1, jump: home}", "steps.0.jump: there is no label 'home'; there are none"),
         ("name: x\nsteps: [{at: 1, label: a}, {at: 1, jump: a}]", "goes nowhere"),
         ("name: x\nsteps: [{at: 1, event: a, transition: cut}]", "the scene says the transition"),
         ("name: x\nsteps: [{at: 1, prompt: a, seconds: 2}]", "belong to the transition blend"),
         ("name: x\nsteps: [{at: 1, label: a, wait: applied}]", "wait belongs to a step"),
         ("name: x\nlength: 1\nsteps: [{at: 2, event: a}]", "must not be before the last step"),
+        ("name: x\nsteps:\n  - {at: 2, event: a}\n  - {at: 1, event: b}", "4:6: steps.1.at"),
+        ("name: x\nsteps:\n  - {at: f2, event: a}", "3:6: steps.0.at: f2 is a frame number"),
+        ("name: x\nsteps:\n  - {at: 1, label: a}\n  - {at: 2, label: a}", "4:13: steps.1.label: 'a' is the label of"),
+        ("name: x\nevery: 2\nsteps:\n  - {at: 4, event: a}", "2:1: every: 2 s must be later than the last step"),
     ],
 )
 def test_a_wrong_feed_is_refused_with_file_field_and_rule(tmp_path: Path, text: str, says: str) -> None:
@@ -226,10 +230,56 @@ def test_a_receipt_that_does_not_come_is_told_and_the_feed_goes_on() -> None:
     assert len(said) == 1 and "not applied within" in said[0]
 
 
+class Refused(Evening):
+    """A world that refuses everything, a second after it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent_at = 0.0
+
+    def event(self, name: str, when: str | None = None, **params: Any) -> Receipt:
+        self.sent_at = self.now
+        self.receipt = Receipt(1, name)
+        return super().event(name, when, **params)
+
+    def wait(self, timeout: float) -> bool:
+        over = super().wait(timeout)
+        if self.now - self.sent_at >= 1.0:
+            self.receipt.take(ReceiptMessage(id=1, state="rejected", code="outranked", reason="something outranks it"))
+        return over
+
+
+def test_what_is_refused_is_told_though_nobody_waits_for_it() -> None:
+    evening = Refused()
+    told: list[tuple[float, str]] = []
+    steps = [{"at": 1, "event": "a", "params": {"force": 0.5}}, {"at": 9, "event": "b"}]
+    play(evening, feed(steps=steps), evening, evening.clock, lambda line: told.append((evening.now - 100.0, line)))
+    assert told == [
+        (2.0, "the feed 'test', a force=0.5: something outranks it"),
+        (10.0, "the feed 'test', b: something outranks it"),
+    ]
+    assert [at for at, _ in evening.sent] == [1.0, 9.0]
+
+
+def test_each_step_is_told_when_it_is_sent() -> None:
+    evening = Evening()
+    told: list[tuple[float, str]] = []
+    steps = [{"at": 1, "event": "a"}, {"at": 2, "label": "x"}, {"at": 3, "choose": [{"slots": {"time": "dusk"}}]}]
+    play(evening, feed(steps=steps), evening, evening.clock, sent=lambda step, deed: told.append((step.at, deed.what)))
+    assert told == [(1.0, "a"), (3.0, "time='dusk'")]
+
+
 def test_a_jsonl_line_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"at": 1, "event": "a"}\n{"at": 2, event}\n')
     with pytest.raises(SceneError, match=r"lines\.jsonl:2:11: this is not JSON"):
+        load_feed(path)
+
+
+def test_what_is_wrong_in_a_jsonl_step_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"every": 9}\n\n{"at": 1, "event": "a"}\n{"at": 2, "evnt": "a"}\n')
+    with pytest.raises(SceneError, match=r"lines\.jsonl:4:1: steps\.1\.evnt: there is no such field"):
         load_feed(path)
 
 

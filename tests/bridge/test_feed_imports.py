@@ -1,11 +1,13 @@
 """Feeds of other tools. The files in feeds/ have the form of published ones, with words of our own:
 
-scope_timeline.json         daydreamlive/scope, pipelines/longlive/docs/examples/timeline-panda.json (version 2.0) and
-                            pipelines/memflow/docs/examples/timeline-memflow-detective.json (version 2.1)
+scope_timeline_2_0.json     daydreamlive/scope, pipelines/longlive/docs/examples/timeline-panda.json
+scope_timeline.json         version 2.1: src/scope/core/pipelines/memflow/docs/examples/timeline-memflow-detective.json;
+                            with two prompts in a block, and a transition as timelines/0.01bias.json has it
 odyssey_script.json         the example of `simulate` in the documentation of Odyssey's Python library
 longlive_interactive.jsonl  NVlabs/LongLive 1.0, example/interactive_example.jsonl; `switch_frames` as users add it
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -28,6 +30,14 @@ def test_a_scope_timeline() -> None:
     ways = [(step.transition, step.seconds, step.path) for step in feed.steps]
     assert ways == [(None, None, None), ("blend", 3.0, "slerp"), (None, None, None)]
     assert feed.length == pytest.approx(36.9446)
+
+
+def test_a_scope_timeline_of_the_version_before() -> None:
+    feed = load_any_feed(FEEDS / "scope_timeline_2_0.json")
+    assert [(step.at, step.prompt, step.transition) for step in feed.steps] == [
+        (0.0, "A clay boat stands on a table in the sun.", None),
+        (11.4555, "The clay boat floats in a bowl of water.", None),
+    ]
 
 
 def test_an_odyssey_script() -> None:
@@ -60,13 +70,40 @@ def test_a_line_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "3", '{"prompts": [{"startTime": 1}]}', '[{"timestamp_ms": 0, "wave": {}}]', '{"prompts": []}']
+    ("text", "says"),
+    [
+        ("{", "1:2: this is not JSON"),
+        ("3", "1:1: this is no feed that is known here"),
+        ('{"worlds": []}', "1:1: this is no feed that is known here"),
+        ('{"prompts": []}', "1:2: prompts: must not be empty"),
+        ('{"prompts": [\n {"startTime": 1}]}', "2:2: prompts.0.endTime: is missing"),
+        ('{"prompts": [\n {"startTime": 1, "endTime": 2}]}', "2:2: prompts.0: a block needs prompts"),
+        ('[{"timestamp_ms": 0, "wave": {}}]', "script.0: an entry has either start, interact or end"),
+        ('{"script":\n[{"timestamp_ms": "soon", "end": {}}]}', "2:3: script.0.timestamp_ms: must be a number"),
+        ('[{"timestamp_ms": 9, "start": {"prompt": "a"}}, {"timestamp_ms": 1, "end": {}}]', "length"),
+    ],
 )
-def test_what_is_none_of_them_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "strange.json"
     path.write_text(text)
-    with pytest.raises(SceneError, match=r"strange\.json"):
+    with pytest.raises(SceneError) as error:
         load_any_feed(path)
+    assert str(error.value).startswith(str(path)) and says in str(error.value)
+
+
+def test_switches_that_do_not_fit_the_prompts_are_named_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"prompts": ["a"]}\n{"prompts": ["a", "b"], "switch_frames": [3, 4]}\n')
+    with pytest.raises(SceneError, match=r"list\.jsonl:2:1: switch_frames: 2 prompts need 1 of them; there are 2"):
+        load_any_feed(path, line=2)
+
+
+def test_one_of_several_odyssey_scripts(tmp_path: Path) -> None:
+    path = tmp_path / "several.json"
+    script = json.loads((FEEDS / "odyssey_script.json").read_text())
+    path.write_text(json.dumps({"scripts": [script[:1], script]}))
+    assert len(load_any_feed(path).steps) == 1
+    assert load_any_feed(path, line=2).steps == load_any_feed(FEEDS / "odyssey_script.json").steps
 
 
 def test_a_feed_of_our_own_is_read_as_such(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_an_id_that_is_none_is_not_given_back(value: Any) -> None:
 
 def test_a_missing_field_is_named() -> None:
     found = problem(msgpack.packb({"type": "prompt", "id": 4}))
-    assert (found.code, found.reason) == ("missing_field", "prompt.text: field required")
+    assert (found.code, found.reason) == ("missing_field", "prompt.text: is missing")
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_the_handshake_tells_events_and_params(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("name: harbour story", "", "name: Field required"),
-        ("name: harbour story", "name: 3", "name: Input should be a valid string"),
+        ("name: harbour story", "", "name: is missing"),
+        ("name: harbour story", "name: 3", "name: must be text (got 3)"),
         ("{moment}", "{mood}", "template asks for {mood}"),
         ("{time: night}", "{hour: night}", "events.night.set.hour"),
         ("{intensity} storm", "{force} storm", "events.storm"),
@@ -127,7 +127,22 @@ def test_the_handshake_tells_events_and_params(scene: Scene) -> None:
         ("for: 2.5s", "for: -1", "events.banner.for"),
         ("transition: text", "transition: fade", "events.banner.transition"),
         ("type: flag", "type: lamp", "events.banner.params.big"),
-        ("group: weather", "colour: weather", "events.storm.colour"),
+        ("group: weather", "colour: weather", "events.storm.colour: there is no such field"),
+        ("for: 2.5s", "for: soon", "must be seconds, as 2.5, 2.5s or 1:02.5 (got 'soon')"),
+        ("for: 2.5s", "priority: 101", "events.banner.priority: must be at most 100 (got 101)"),
+        ("  storm:", "  Storm:", "events.Storm: a name is made of small letters"),
+        ("motto", "Motto", "a name is made of small letters"),
+        ("default: red", "default: on", "must be text: YAML reads on, off, yes and no as true and false"),
+        (
+            "transition: text",
+            "transition: fade",
+            "events.banner.transition: must be recache, text, cut, reset or blend",
+        ),
+        ("type: flag", "type: lamp", "events.banner.params.big: type must be one of number, choice, text, flag"),
+        ("{moment}", "{Moment}", "template: {Moment} is no place for a slot"),
+        ("{moment}", "{moment", "template: {moment is no place for a slot"),
+        ("{intensity} storm", "{intensity}} storm", "events.storm.set.weather: } is no place for a param"),
+        (", {moment}", "", "events.banner.set.moment: template does not hold {moment}, so nobody would see it"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(old: str, new: str, words: str) -> None:
@@ -214,7 +229,7 @@ def test_a_param_may_not_be_called_like_a_field_of_the_message(name: str) -> Non
         ("{subject} in a", "a boat in a", "3:1", "template must hold {subject}"),
         ("for: 2.5s", "decay: text", "11:3", "decay is the way back after `for`"),
         ("when: chunk", "when: soon", "14:5", "events.banner.when"),
-        ("transition: text", "transition: {blend: -1}", "15:18", "blend.seconds"),
+        ("transition: text", "transition: {blend: -1}", "15:18", "transition.blend: must be more than 0 (got -1)"),
         ("group: weather", "coalesce: sum\n    cooldown: -2", "8:5", "events.storm.cooldown"),
         ("weather: clear,", "weather: {default: clear, choices: [fog]},", "4:", "default 'clear' must be one of 'fog'"),
         ("night: {set", "storm: {set", "21:3", "'storm' stands here a second time"),

@@ -18,7 +18,6 @@ events:
       strength: {type: number, default: 0.5, words: [[0.3, light], [1.0, heavy]]}
       how: {type: choice, choices: [calm, wild], default: wild}
   bell: {set: {sound: "{loud} bell"}, params: {loud: {type: flag, if_true: loud, if_false: faint}}}
-  say: {set: {unused: "{text}"}, params: {text: {type: text, default: hello}}}
 """
 
 
@@ -51,3 +50,10 @@ def test_what_the_events_of_the_shipped_scene_make_is_among_its_prompts() -> Non
 def test_too_many_prompts_are_refused_with_their_number() -> None:
     with pytest.raises(SceneError, match="'bay' can make 9 prompts; the rule is at most 8"):
         possible_prompts(scene(), most=8)
+
+
+def test_params_that_a_slot_does_not_name_do_not_multiply_its_words() -> None:
+    many = ", ".join(f"p{n}: {{type: choice, choices: [a, b, c], default: a}}" for n in range(20))
+    wide = f"  wide: {{set: {{sky: '{{p0}} sky', sound: '{{p1}} sound'}}, params: {{{many}}}}}\n"
+    prompts = possible_prompts(parse_scene(SCENE + wide))
+    assert {"a boat in the bay, c sky, b sound", "a boat in the bay, clear, c sound"} <= set(prompts)

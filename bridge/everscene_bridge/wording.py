@@ -1,0 +1,59 @@
+"""What pydantic finds wrong, in words for people: the rule that a value breaks, as `must be at most 100`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+_RULES = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be finite",
+    "string_type": "must be text",
+    "bytes_type": "must be bytes",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a map of names to values",
+    "model_type": "must be a map of names to values",
+    "model_attributes_type": "must be a map of names to values",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "{discriminator} must be one of {expected_tags}",
+    "union_tag_not_found": "needs a {discriminator}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+}
+
+
+def rule_of(error: ErrorDetails) -> str:
+    """The rule that was broken; of the kinds that are not known here, pydantic's own sentence."""
+    rule = _RULES.get(error["type"])
+    if rule is None:
+        return error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("too_short", "string_too_short") and _context(error).get("min_length") == 1:
+        return "must not be empty"
+    if error["type"] == "string_type" and isinstance(error["input"], bool):
+        return "must be text: YAML reads on, off, yes and no as true and false, unless they stand in quotes"
+    try:
+        return rule.format(**{name: _plain(value) for name, value in _context(error).items()})
+    except KeyError:  # an error of our own, whose kind is called like one of pydantic's
+        return error["msg"]
+
+
+def _context(error: ErrorDetails) -> Mapping[str, Any]:
+    return error.get("ctx", {})
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("'", "")
