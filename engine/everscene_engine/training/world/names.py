@@ -11,6 +11,18 @@ SUBJECT_COLOURS = ("red", "blue", "yellow", "green", "white")
 INTENSITIES = ("light", "normal", "heavy")
 INTENSITY_LEVELS = (0.2, 0.5, 0.9)
 
+# What training never shows unless it is asked to, so that a model can be judged on combinations that are new to it.
+# Each name alone, and each pair of names of a triple, is shown in other company.
+HELD_OUT_SCENES = (  # setting, time, weather: 6 of the 100
+    ("harbour", "night", "snow"),
+    ("forest", "dawn", "fog"),
+    ("desert", "dusk", "rain"),
+    ("mountains", "night", "storm"),
+    ("city", "day", "snow"),
+    ("harbour", "dawn", "storm"),
+)
+HELD_OUT_SUBJECTS = (("fox", "blue"), ("robot", "yellow"), ("balloon", "green"))  # subject, colour: 3 of the 15
+
 
 @dataclass(frozen=True)
 class Attributes:
@@ -42,3 +54,13 @@ class Attributes:
                 raise ValueError(f"{field} is {value!r}; it must be one of {', '.join(map(str, names))}")
         if self.weather == "clear" and self.intensity != "normal":
             object.__setattr__(self, "intensity", "normal")
+
+    @property
+    def scene_held_out(self) -> bool:
+        """Whether setting, time and weather are one of HELD_OUT_SCENES."""
+        return (self.setting, self.time, self.weather) in HELD_OUT_SCENES
+
+    @property
+    def subject_held_out(self) -> bool:
+        """Whether subject and colour are one of HELD_OUT_SUBJECTS."""
+        return (self.subject, self.colour) in HELD_OUT_SUBJECTS

@@ -3,6 +3,8 @@
 A clip is N chunks of 8 frames at 16 frames a second. Chunk 0 is the sink: it may lie long before the rest, in another
 hour and weather, as the sink does in a stream that has been running for minutes. In the chunks after it, prompts change
 things. A change starts at a chunk's first frame and is complete after FADE_FRAMES, so the chunk after it is wholly new.
+
+No clip that is drawn shows a combination that `names` holds out, unless it is asked for: what is drawn is for training.
 """
 
 import random
@@ -143,12 +145,16 @@ def sample_clips(
     chunks: int = 7,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
+    held_out: bool = False,
 ) -> Clip:
-    """Draw clips for training. generator: a CPU generator (None: torch's own). Raises ValueError if chunks < 2."""
+    """Draw clips for training. generator: a CPU generator (None: torch's own). held_out: combinations that `names`
+    holds out may be among them. Raises ValueError if chunks < 2."""
     if chunks < 2:
         raise ValueError(f"chunks is {chunks}; a clip needs the sink and at least one chunk more")
     start = int(torch.randint(0, 2**62, (), generator=generator))
-    return _assemble([_sample(random.Random(start + row), chunks) for row in range(batch)], frames_per_chunk, device)
+    return _assemble(
+        [_sample(random.Random(start + row), chunks, held_out) for row in range(batch)], frames_per_chunk, device
+    )
 
 
 def make_clip(
@@ -191,39 +197,37 @@ def make_clip(
     return _assemble([script], frames_per_chunk, device)
 
 
-def random_attributes(rng: random.Random) -> Attributes:
-    """Any world, drawn evenly."""
-    return Attributes(
-        setting=rng.choice(SETTINGS),
-        time=rng.choice(TIMES),
-        weather=rng.choice(WEATHERS),
-        intensity=rng.choice(INTENSITIES),
-        subject=rng.choice(SUBJECTS),
-        colour=rng.choice(SUBJECT_COLOURS),
-    )
+def random_attributes(rng: random.Random, held_out: bool = False) -> Attributes:
+    """Any world, drawn evenly; held_out: of those too that `names` holds out."""
+    while True:
+        drawn = Attributes(
+            setting=rng.choice(SETTINGS),
+            time=rng.choice(TIMES),
+            weather=rng.choice(WEATHERS),
+            intensity=rng.choice(INTENSITIES),
+            subject=rng.choice(SUBJECTS),
+            colour=rng.choice(SUBJECT_COLOURS),
+        )
+        if held_out or not (drawn.scene_held_out or drawn.subject_held_out):
+            return drawn
 
 
-def change(rng: random.Random, before: Attributes) -> Attributes:
-    """What a prompt changes: another time or weather, less often another force of the weather or another setting."""
+def change(rng: random.Random, before: Attributes, held_out: bool = False) -> Attributes:
+    """What a prompt changes: another time or weather, less often another force of the weather or another setting.
+    held_out: to scenes too that `names` holds out."""
     field = rng.choices(("time", "weather", "intensity", "setting"), (38, 38, 12, 12))[0]
     if field == "intensity" and before.weather == "clear":
         field = "weather"
     names = {"time": TIMES, "weather": WEATHERS, "intensity": INTENSITIES, "setting": SETTINGS}[field]
-    changes = {field: rng.choice([name for name in names if name != getattr(before, field)])}
-    if field == "weather":
-        changes["intensity"] = rng.choice(INTENSITIES)
-    return replace(before, **changes)
+    others = [replace(before, **{field: name}) for name in names if name != getattr(before, field)]
+    after = rng.choice([one for one in others if held_out or not one.scene_held_out])
+    return replace(after, intensity=rng.choice(INTENSITIES)) if field == "weather" else after
 
 
-def _sample(rng: random.Random, chunks: int) -> _Script:
-    first = random_attributes(rng)
+def _sample(rng: random.Random, chunks: int, held_out: bool) -> _Script:
+    first = random_attributes(rng, held_out)
     gap = 0.0 if rng.random() < 0.3 else 0.5 * (600 / 0.5) ** rng.random()
-    if gap:
-        later = random_attributes(rng)
-        kept = first.setting if rng.random() < 0.7 else later.setting
-        second = replace(later, setting=kept, subject=first.subject, colour=first.colour)
-    else:
-        second = first
+    second = _later(rng, first, held_out) if gap else first
     # Chunks that may begin with a change; chunk 1 only where no time was left out before it.
     places = list(range(2 if gap else 1, chunks))
     count = min(rng.choices((0, 1, 2), (20, 60, 20))[0], len(places))
@@ -233,9 +237,9 @@ def _sample(rng: random.Random, chunks: int) -> _Script:
     attributes, current = [first], second
     for chunk in range(1, chunks):
         if chunk in changes:
-            current = change(rng, current)
+            current = change(rng, current, held_out)
         if chunk in cuts and rng.random() < 0.6:
-            fresh = random_attributes(rng)
+            fresh = random_attributes(rng, held_out)
             current = replace(fresh, subject=current.subject, colour=current.colour)
         attributes.append(current)
     if rng.random() < 0.35:
@@ -245,6 +249,16 @@ def _sample(rng: random.Random, chunks: int) -> _Script:
     speed = rng.uniform(6, 30) * rng.choice((-1, 1))
     prompts = _prompts(attributes, cuts, rng)
     return _Script(attributes, cuts, prompts, rng.randrange(2**31), speed, rng.uniform(0, 3600), gap)
+
+
+def _later(rng: random.Random, first: Attributes, held_out: bool) -> Attributes:
+    """Where the stream is after a long while: the same subject, mostly in the same place."""
+    while True:
+        later = random_attributes(rng, held_out)
+        kept = first.setting if rng.random() < 0.7 else later.setting
+        later = replace(later, setting=kept, subject=first.subject, colour=first.colour)
+        if held_out or not later.scene_held_out:
+            return later
 
 
 def _prompts(attributes: Sequence[Attributes], cuts: frozenset[int], rng: random.Random | None) -> list[str]:
