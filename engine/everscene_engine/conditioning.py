@@ -31,11 +31,13 @@ class Conditioning:
 
     keys, values: for each layer [P, L, H, E]. bias: [P, 1, 1, L] added to the logits, or None when every row
     counts once. P is 1 (one prompt for all), B (one for each clip) or B·F (one for each latent frame).
+    rows: the text rows [P, L, text_dim] that they were made of, for who makes them once more elsewhere.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor | None
+    rows: Tensor | None = None
 
 
 def logit_bias(lengths: Tensor, rows: int, padded_to: int) -> Tensor | None:

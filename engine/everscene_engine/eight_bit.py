@@ -83,6 +83,14 @@ class EightBitCache:
         k, v = self._keys[layer][part], self._values[layer][part]
         return EightBit(torch.empty_like(k), k, v, self._scales[layer])
 
+    def put(self, layer: int, attention: CachedAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Put a forward's keys and values of a layer, made elsewhere, into their places in E4M3; so the queries come
+        back. All [R, H, E]."""
+        to = self.place(layer, attention)
+        to.k.copy_(_e4m3(k))
+        to.v.copy_(_e4m3(v.float() * self._factors[layer]))
+        return _e4m3(q)
+
     def attend(self, layer: int, q: Tensor, attention: CachedAttention) -> Tensor | FP8Rows:
         """Queries [R, H, E] in E4M3 over the whole cache: rows [R, H·E] in bfloat16, or in FP8 where they come so."""
         if self._cudnn is not None:

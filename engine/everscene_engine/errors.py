@@ -5,7 +5,8 @@ EngineError
 ├── CheckpointError      a weights file that is missing, damaged or of another model
 ├── PromptRejected       a prompt that the text encoder cannot take
 ├── SnapshotError        a snapshot of another model, or a damaged one
-└── GenerationFailed     numbers that are no picture: NaN or infinity in the latents
+├── GenerationFailed     numbers that are no picture: NaN or infinity in the latents
+└── RankLost             one of the processes that make a stream together ended or hangs
 """
 
 
@@ -31,3 +32,7 @@ class SnapshotError(EngineError):
 
 class GenerationFailed(EngineError):
     """The latents hold NaN or infinity."""
+
+
+class RankLost(EngineError):
+    """One of several ranks ended or hangs, so the stream cannot go on; the message says which, and how it ended."""

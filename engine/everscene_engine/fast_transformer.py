@@ -18,6 +18,7 @@ the prompt's keys and values are copied into buffers of its own first. Prompts a
 so that a new prompt seldom means a new graph.
 """
 
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from everscene_engine.attention import SelfAttention
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import TransformerConfig
+from everscene_engine.context_parallel import Share, TokenShare
 from everscene_engine.eight_bit import EightBitCache
 from everscene_engine.errors import ConfigError
 from everscene_engine.fast_layer import FastLayer, Rows
@@ -37,8 +39,10 @@ from everscene_engine.rope import Rotation
 from everscene_engine.stored_linear import format_of, store_linears
 from everscene_engine.transformer import WanTransformer
 from everscene_kernels import attention_triton, fused_triton
-from everscene_kernels.fp8 import has_fp8_units
+from everscene_kernels.fp8 import FP8Rows, has_fp8_units
 from everscene_kernels.fused import Modulation
+
+log = logging.getLogger(__name__)
 
 TEXT_ROWS = 64  # prompts are padded to a multiple of this
 
@@ -95,6 +99,7 @@ class FastTransformer(WanTransformer):
     def __init__(self, plain: WanTransformer, fp8: bool, eight_bit: str | None, graphs: bool) -> None:
         nn.Module.__init__(self)
         self.config: TransformerConfig = plain.config
+        self.ranks = plain.ranks
         self.patch_embedding = plain.patch_embedding
         self.text_embedding = plain.text_embedding
         self.time_embedding, self.time_projection = plain.time_embedding, plain.time_projection
@@ -105,7 +110,7 @@ class FastTransformer(WanTransformer):
         self._fp8 = fp8
         self._eight_kernel = eight_bit
         self._eight: EightBitCache | None = None
-        self._graphs_wanted = graphs and self.modulation.is_cuda
+        self._graphs_wanted = graphs and self.modulation.is_cuda and self.ranks.size == 1
         self._texts: dict[int, _Text] = {}
         self._inputs: dict[torch.Size, _Inputs] = {}
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -148,7 +153,7 @@ class FastTransformer(WanTransformer):
         if self._eight is None or not self._eight.of(attention.cache):
             scales = [layer.value_scale for layer in self.fast_layers]
             self._eight = EightBitCache(attention.cache, scales, self._eight_kernel)
-            self._graphs.clear()
+            self._forget_graphs()
         return self._eight
 
     def _replayed(
@@ -167,7 +172,13 @@ class FastTransformer(WanTransformer):
             if key not in self._met:
                 self._met.add(key)  # the first time also compiles and loads what the graph will hold
                 return None
-            self._graphs[key] = self._captured(inputs, attention, text, eight, flow)
+            try:
+                self._graphs[key] = self._captured(inputs, attention, text, eight, flow)
+            except RuntimeError:
+                log.exception("a forward cannot be captured as a CUDA graph; going on without graphs")
+                self._graphs_wanted = False
+                self._forget_graphs()
+                return None
         graph, out = self._graphs[key]
         graph.replay()
         return out.clone()
@@ -179,9 +190,22 @@ class FastTransformer(WanTransformer):
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
-            out = self._run(inputs, attention, text, eight, flow)
+        device = inputs.latents.device
+        stream = torch.cuda.current_stream(device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+                out = self._run(inputs, attention, text, eight, flow)
+        except RuntimeError:
+            torch.cuda.set_stream(stream)  # torch leaves its own, and a generator that believes to be captured
+            fresh = torch.Generator(device).graphsafe_get_state()
+            torch.cuda.default_generators[device.index or 0].graphsafe_set_state(fresh)
+            raise
         return graph, out
+
+    def _forget_graphs(self) -> None:
+        """All of them, and their pool with them: torch takes no pool again that no graph uses any more."""
+        self._graphs.clear()
+        self._pool = None
 
     def _hold_text(self, text: Conditioning) -> _Text:
         rows = -(-text.keys[0].shape[1] // TEXT_ROWS) * TEXT_ROWS
@@ -209,7 +233,8 @@ class FastTransformer(WanTransformer):
     ) -> Tensor:
         """The forward itself, on memory that stays where it is."""
         eps, fp8 = self.config.eps, self._fp8
-        x = self._rows(inputs.latents)  # [R, D]
+        x, share = self._own_rows(inputs.latents)  # [R, D], of this rank
+        turn = share.turn(Rotation(inputs.cos, inputs.sin))
         time = self._time(inputs.timesteps, x.dtype)  # [1, F, D]
         projected = torch.unflatten(self.time_projection(time), -1, (6, -1))[0]  # [F, 6, D]
         modulation = self.modulation[:, None] + projected  # [layers, F, 6, D]
@@ -219,7 +244,7 @@ class FastTransformer(WanTransformer):
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation[index].unbind(1)  # each [F, D]
             h = fused_triton.add_norm(x, y, gate, Modulation(scale_a, shift_a), eps, fp8)
             last = not flow and index == len(self.fast_layers) - 1
-            seen = self._attend(index, layer.qkv(h), inputs, self_attention, eight, last)
+            seen = self._attend(index, layer.qkv(h), turn, share, self_attention, eight, last)
             if seen is None:
                 return inputs.latents
             y = layer.out(layer.out.rows(seen))
@@ -232,13 +257,15 @@ class FastTransformer(WanTransformer):
             gate = gate_f
         shift, scale = (self.head.modulation[0] + time[0][:, None]).unbind(1)  # each [F, D]
         h = fused_triton.add_norm(x, y, gate, Modulation(scale, shift), eps, fp8=False)
-        return self._unpatch(self.head.head(h), inputs.latents.shape)
+        out = share.whole(self.head.head(h).unflatten(0, (1, len(shift), -1)))  # [1, F, n, patch²·C]
+        return self._unpatch(out, inputs.latents.shape)
 
     def _attend(
         self,
         index: int,
         qkv: Tensor,
-        inputs: _Inputs,
+        turn: Rotation,
+        share: Share,
         self_attention: SelfAttention,
         eight: EightBitCache | None,
         last: bool,
@@ -248,9 +275,13 @@ class FastTransformer(WanTransformer):
         q = qkv.new_empty(qkv.shape[0], self.config.heads, self.config.head_dim)
         cached = self_attention if isinstance(self_attention, CachedAttention) else None
         place = None if cached is None else cached.place(index)
+        if isinstance(share, TokenShare):
+            k, v = torch.empty_like(q), torch.empty_like(q)
+            fused_triton.queries_keys_values(qkv, norms, turn.cos, turn.sin, q, k, v, eps)
+            return self._attend_exchanged(index, (q, k, v), share, self_attention, eight, last)
         k, v = (torch.empty_like(q), torch.empty_like(q)) if place is None else (place[0][0], place[1][0])
         to = None if eight is None or cached is None else eight.place(index, cached)
-        fused_triton.queries_keys_values(qkv, norms, inputs.cos, inputs.sin, q, k, v, eps, to)
+        fused_triton.queries_keys_values(qkv, norms, turn.cos, turn.sin, q, k, v, eps, to)
         if cached is not None and place is not None:
             cached.kept(index)
         if cached is None or place is None:
@@ -261,12 +292,45 @@ class FastTransformer(WanTransformer):
             return cached.look(index, q[None])[0].flatten(1)
         return eight.attend(index, to.q, cached)
 
-    def _rows(self, latents: Tensor) -> Tensor:
-        """The patch embedding as one product: latents [1, F, C, h, w] → tokens [R, D]."""
+    def _attend_exchanged(
+        self,
+        index: int,
+        made: tuple[Tensor, Tensor, Tensor],
+        share: TokenShare,
+        self_attention: SelfAttention,
+        eight: EightBitCache | None,
+        last: bool,
+    ) -> Rows | None:
+        """The same over several ranks, from queries, keys and values [R, H, E] of this rank's tokens."""
+        cached = self_attention if isinstance(self_attention, CachedAttention) else None
+        place = None if cached is None else cached.place(index)
+        exchange = share.exchange
+        if cached is None or place is None:
+            seen = self_attention(index, *exchange.to_heads([part[None] for part in made]))
+            return exchange.to_tokens(seen)[0].flatten(1)
+        wanted = made[1:] if last else made
+        *q, k, v = exchange.to_heads([part[None] for part in wanted])  # [1, tokens, H/N, E] each
+        place[0].copy_(k)
+        place[1].copy_(v)
+        cached.kept(index)
+        q8 = None if eight is None else eight.put(index, cached, (q or [k])[0][0], k[0], v[0])
+        if last:
+            return None
+        if eight is None or q8 is None:
+            return exchange.to_tokens(cached.look(index, q[0]))[0].flatten(1)
+        rows = eight.attend(index, q8, cached)  # [tokens, H/N·E]
+        values = rows.values if isinstance(rows, FP8Rows) else rows
+        back = exchange.to_tokens(torch.unflatten(values, -1, (k.shape[2], -1))[None])[0].flatten(1)
+        return FP8Rows(back, rows.scales[: len(back)]) if isinstance(rows, FP8Rows) else back
+
+    def _own_rows(self, latents: Tensor) -> tuple[Tensor, Share]:
+        """The patch embedding as one product, latents [1, F, C, h, w] → tokens [R, D], of which this rank's stay."""
         patch = self.config.patch
         cells = torch.unflatten(torch.unflatten(latents[0], -1, (-1, patch)), -3, (-1, patch))  # [F, C, h/p, p, w/p, p]
-        rows = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # [R, C·p·p]
-        return F.linear(rows, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        rows = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [F, n, C·p·p]
+        share = self.ranks.share(rows.shape[0], rows.shape[1])
+        rows = share.own(rows[None]).flatten(0, 2)
+        return F.linear(rows, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias), share
 
 
 def accelerated(

@@ -89,7 +89,7 @@ class LatentStream:
             slots=config.window_chunks + 2,  # the sink, the window, the chunk in work
             slot_frames=config.chunk_frames,
             frame_tokens=config.frame_tokens,
-            heads=size.heads,
+            heads=transformer.ranks.heads(size.heads),
             head_dim=size.head_dim,
             dtype=weight.dtype,
             device=weight.device,
@@ -255,6 +255,9 @@ class LatentStream:
         self._shot = kept[-1].shot
         self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
         self._recache_due = True
+
+    def close(self) -> None:
+        """Let go of whoever else works for the stream; here nobody does."""
 
     @property
     def earliest(self) -> int:

@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from everscene_engine.attention import SelfAttention, attend
 from everscene_engine.conditioning import Conditioning, TextEmbedding, logit_bias
 from everscene_engine.config import TransformerConfig
+from everscene_engine.context_parallel import ExchangedCachedAttention, OneRank, Ranks
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.rope import Rotation, rotate
+
+Cached = CachedAttention | ExchangedCachedAttention
 
 
 class RMSNorm(nn.Module):
@@ -105,7 +108,7 @@ class Block(nn.Module):
         out: Tensor = x + self.ffn(h) * gate_f
         return out
 
-    def keep(self, x: Tensor, time: Tensor, turn: Rotation, layer: int, self_attention: CachedAttention) -> None:
+    def keep(self, x: Tensor, time: Tensor, turn: Rotation, layer: int, self_attention: Cached) -> None:
         """Only the keys and values that `forward` would leave in the cache."""
         shift, scale = (self.modulation + time).unsqueeze(3).unbind(2)[:2]
         h = (layer_norm(x, self.eps) * (1 + scale) + shift).flatten(1, 2)
@@ -148,6 +151,7 @@ class WanTransformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.ranks: Ranks = OneRank()
         patch = (1, config.patch, config.patch)
         self.patch_embedding = nn.Conv3d(config.channels, config.dim, kernel_size=patch, stride=patch)
         self.text_embedding = nn.Sequential(
@@ -183,7 +187,7 @@ class WanTransformer(nn.Module):
         rows = self.text_embedding(tokens.to(self.patch_embedding.weight.dtype))  # [P, L, D]
         layers = [block.cross_attn for block in self.layers()]
         return Conditioning(
-            tuple(layer.keys(rows) for layer in layers), tuple(layer.values(rows) for layer in layers), bias
+            tuple(layer.keys(rows) for layer in layers), tuple(layer.values(rows) for layer in layers), bias, tokens
         )
 
     def forward(
@@ -203,15 +207,17 @@ class WanTransformer(nn.Module):
         keys and values is computed, and the latents come back as they are.
         """
         x = self._patches(latents)  # [B, F, n, D]
+        share = self.ranks.share(x.shape[1], x.shape[2])
+        x, turn, attention = share.own(x), share.turn(turn), share.attention(self_attention)
         time = self._time(timesteps, x.dtype)  # [B, F, D]
         projected = self.time_projection(time).unflatten(-1, (6, -1))  # [B, F, 6, D]
         blocks = self.layers()
         for layer, block in enumerate(blocks):
-            if not flow and layer == len(blocks) - 1 and isinstance(self_attention, CachedAttention):
-                block.keep(x, projected, turn, layer, self_attention)
+            if not flow and layer == len(blocks) - 1 and isinstance(attention, Cached):
+                block.keep(x, projected, turn, layer, attention)
             else:
-                x = block(x, projected, turn, layer, self_attention, text)
-        return self._unpatch(self.head(x, time), latents.shape) if flow else latents
+                x = block(x, projected, turn, layer, attention, text)
+        return self._unpatch(share.whole(self.head(x, time)), latents.shape) if flow else latents
 
     def _patches(self, latents: Tensor) -> Tensor:
         x: Tensor = self.patch_embedding(latents.transpose(1, 2))  # [B, D, F, h/2, w/2]
