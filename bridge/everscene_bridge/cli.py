@@ -279,6 +279,21 @@ def restore_snapshot(
 
 
 @app.command()
+def image(
+    picture: Annotated[Path | None, typer.Argument(help="PNG, JPEG or WebP; without one: as always.")] = None,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
+) -> None:
+    """Let worlds begin with a picture; `everscene send --prompt … --transition reset` begins one."""
+    with _world(endpoint, token, "image") as world:
+        try:
+            world.image(picture)
+        except OSError as problem:
+            _give_up(problem)
+        console.print(f"worlds begin with {picture or 'noise'} from now on", markup=False)
+
+
+@app.command()
 def rewind(
     seconds: Annotated[float, typer.Argument(min=0, help="Seconds of content.")],
     endpoint: Endpoint = DEFAULT_ENDPOINT,

@@ -268,7 +268,10 @@ class Client(Listener):
 
     def command(self, name: str, /, **args: Any) -> dict[str, Any]:
         """Send a command; its result. Raises RequestFailed, NotInTime, Disconnected."""
-        answer = self._ask(lambda number: Command(id=number, name=name, args=args or None))
+        return self._result(self._ask(lambda number: Command(id=number, name=name, args=args or None)))
+
+    @staticmethod
+    def _result(answer: Stats | Pong | Reply) -> dict[str, Any]:
         assert isinstance(answer, Reply)
         if not answer.ok:
             raise RequestFailed(answer.code or "", answer.reason or "")
@@ -298,12 +301,22 @@ class Client(Listener):
         """Go on from the picture on the screen into another future; its seed."""
         return int(self.command("branch", **({} if seed is None else {"seed": seed}))["seed"])
 
-    def _ask(self, make: Callable[[int], Message]) -> Stats | Pong | Reply:
+    def image(self, picture: Path | bytes | None) -> None:
+        """Let worlds that begin from now on begin with this picture: a file, or the bytes of one (PNG, JPEG, WebP, at
+        most 8 MiB); None: without one again. A `prompt` with the transition `reset` begins one. Raises as `command`,
+        OSError for a file that cannot be read."""
+        data = picture.read_bytes() if isinstance(picture, Path) else picture
+        if data is not None and len(data) > protocol.MAX_PICTURE_BYTES:
+            limit = protocol.MAX_PICTURE_BYTES
+            raise RequestFailed("too_long", f"the picture has {len(data)} bytes; at most {limit} are taken")
+        self._result(self._ask(lambda number: Command(id=number, name="image"), *([] if data is None else [data])))
+
+    def _ask(self, make: Callable[[int], Message], *more: bytes) -> Stats | Pong | Reply:
         number = next(self._ids)
         with self._changed:
             self._must_be_connected()
             self._answers[number] = None
-        self._link.send(pack(make(number)))
+        self._link.send(pack(make(number)), *more)
         try:
             self._await(lambda: self._answers[number] is not None, self._timeout, "the server does not answer")
             answer = self._answers[number]

@@ -84,9 +84,9 @@ class Link:
         """Start the thread, and so the calls to the listener."""
         self._thread.start()
 
-    def send(self, data: bytes) -> None:
-        """Send one packed message soon."""
-        self._do(lambda: self._send(data))
+    def send(self, data: bytes, *more: bytes) -> None:
+        """Send one packed message soon; more: the parts after it."""
+        self._do(lambda: self._send(data, *more))
 
     def follow(self, endpoint: str, topics: list[bytes]) -> None:
         """Take these topics from this frames endpoint, and no others any more."""
@@ -169,11 +169,11 @@ class Link:
             self._monitor.close()
         self._control = self._monitor = None
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, *parts: bytes) -> None:
         if self._control is None:
             return
         with contextlib.suppress(zmq.Again):  # no server takes it: its receipt says so by not coming
-            self._control.send(data, zmq.NOBLOCK)
+            self._control.send_multipart(parts, zmq.NOBLOCK)
 
     def _follow(self, endpoint: str, topics: list[bytes]) -> None:
         if self._frames is not None:

@@ -20,7 +20,8 @@ from everscene_bridge.errors import CommandFailed, SnapshotUnreadable
 from everscene_bridge.live import LiveStream
 from everscene_bridge.messages import Command, Message, Reply
 from everscene_bridge.snapshots import Snapshot
-from everscene_engine.errors import ConfigError, SnapshotError
+from everscene_engine.errors import ConfigError, EngineError, SnapshotError
+from everscene_engine.picture import fitted
 from everscene_engine.port import EnginePort
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Commands:
             "restore": (_NamedWithSeed, self._restore),
             "rewind": (_Seconds, self._rewind),
             "branch": (_Seed, self._branch),
-        }
+        }  # and `image`, which has a picture
 
     def close(self) -> None:
         """Finish what is being written."""
@@ -87,11 +88,14 @@ class Commands:
         except OSError as problem:
             log.warning("the automatic snapshot could not be written: %s", problem)
 
-    def take(self, command: Command, answer: Answer) -> None:
-        """Do it; `answer` is called once, now or later, by any thread."""
+    def take(self, command: Command, answer: Answer, picture: bytes | None = None) -> None:
+        """Do it; `answer` is called once, now or later, by any thread. picture: what came with it."""
+        if command.name == "image":
+            self._image(picture, answer, command.id)
+            return
         known = self._all.get(command.name)
         if known is None:
-            reason = f"no such command: {command.name!r}; there are {', '.join(self._all)}"
+            reason = f"no such command: {command.name!r}; there are {', '.join(self._all)}, image"
             answer(_failed(command.id, CommandFailed("unknown_command", reason)))
             return
         try:
@@ -166,6 +170,28 @@ class Commands:
             return {"seed": self._stream.put_back(engine, self._stream.take_snapshot(engine), seed)}
 
         self._do(number, answer, branch)
+
+    def _image(self, picture: bytes | None, answer: Answer, number: int) -> None:
+        """Cut and scale it beside the stream, encode it between two chunks."""
+        info = self._stream.timeline.info
+
+        def read() -> Result | None:
+            try:
+                pixels = None if picture is None else fitted(picture, info.width, info.height)
+            except ConfigError as why:
+                raise CommandFailed("picture", str(why)) from None
+
+            def begin(engine: EnginePort) -> Result:
+                try:
+                    self._stream.begin_with(engine, pixels)
+                except EngineError as why:
+                    raise CommandFailed("picture", str(why)) from None
+                return {}
+
+            self._do(number, answer, begin)
+            return None
+
+        self._keeper.submit(self._attempt, number, answer, read)
 
     def _do(self, number: int, answer: Answer, act: Callable[[EnginePort], Result]) -> None:
         self._stream.do(

@@ -167,9 +167,8 @@ class Control:
         except zmq.Again:
             return False
         try:
-            if len(parts) != 1:
-                raise MessageError("parts", f"the message has {len(parts)} parts; it must have one")
-            self._handle(route, unpack_client(parts[0]))
+            picture = _picture_of(parts)
+            self._handle(route, unpack_client(parts[0]), picture)
         except MessageError as problem:
             self._send_problem(route, problem)
         return True
@@ -229,7 +228,10 @@ class Control:
 
     # Messages
 
-    def _handle(self, route: bytes, message: ClientMessage) -> None:
+    def _handle(self, route: bytes, message: ClientMessage, picture: bytes | None = None) -> None:
+        if picture is not None and not (isinstance(message, Command) and message.name == "image"):
+            reason = "the message has 2 parts; only the command 'image' has a second, all others have one"
+            raise MessageError("parts", reason, getattr(message, "id", None))
         if isinstance(message, Ping):
             pong = Pong(id=message.id, client_ns=message.client_ns, server_ns=self._now_ns(), epoch=self._epoch)
             self._send(route, pong)
@@ -249,7 +251,7 @@ class Control:
             self._note_seen(message)
         elif isinstance(message, Command):
             client_id = session.client_id
-            self._commands.take(message, lambda reply: self._reply(client_id, reply))
+            self._commands.take(message, lambda reply: self._reply(client_id, reply), picture)
         elif isinstance(message, Bye):
             self._receipts.forget(session.client_id)
             self._forget(route)
@@ -395,6 +397,16 @@ class Control:
             log.warning("a client came with a wrong token")
         status = [b"200", b"OK"] if right else [b"400", b"the token is wrong"]
         self._zap.send_multipart([route, empty, version, request, *status, b"", b""])
+
+
+def _picture_of(parts: list[bytes]) -> bytes | None:
+    """The part after the map, if there is one. Raises MessageError."""
+    if len(parts) > 2 or (len(parts) == 2 and not parts[0]):
+        raise MessageError("parts", f"the message has {len(parts)} parts; it must have one, or a picture after it")
+    if len(parts) == 2 and len(parts[1]) > protocol.MAX_PICTURE_BYTES:
+        limit = protocol.MAX_PICTURE_BYTES
+        raise MessageError("too_long", f"the picture has {len(parts[1])} bytes; at most {limit} are taken")
+    return parts[1] if len(parts) == 2 else None
 
 
 def _rejected(message_id: int, client_ns: int | None, code: str, reason: str) -> ReceiptMessage:

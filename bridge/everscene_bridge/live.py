@@ -87,6 +87,7 @@ class LiveStream:
         self.run_log = run_log
         self._keep = keep
         self._memory: NDArray[np.uint8] | None = None  # where pictures are put
+        self._begins_with: tuple[NDArray[np.uint8] | None, ...] = ()  # as a client said, if one did
         self._settling = Recent(SETTLE_ESTIMATE)
         self._tasks: deque[Task] = deque()
         self._in_task = False
@@ -289,6 +290,13 @@ class LiveStream:
             self.timeline.go_back(snapshot.moment, same_world=False)
         return int(snapshot.engine.facts["seed"])
 
+    def begin_with(self, engine: EnginePort, picture: NDArray[np.uint8] | None) -> None:
+        """Let worlds of this engine and those after it begin with a picture. In a task. Raises EngineError."""
+        engine.begin_with(picture)
+        self._begins_with = (picture,)
+        if self.run_log is not None:
+            self.run_log.write_picture(picture)
+
     def rewind(self, engine: EnginePort, seconds: float) -> float:
         """Go back by so much content, or as far as the engine remembers; how far. In a task. Raises CommandFailed."""
         with self.changed:
@@ -389,6 +397,8 @@ class LiveStream:
                 engine.restore(snapshot.engine)
             if self.run_log is not None:
                 self.run_log.write_snapshot("engine", snapshot)
+            for picture in self._begins_with:
+                self.begin_with(engine, picture)
         except Exception as failure:
             log.error("the engine could not be made anew: %s", failure, exc_info=failure)
             with self.changed:

@@ -76,6 +76,11 @@ class PatternEngine:
         """Fixed for the life of the engine."""
         return self._info
 
+    def begin_with(self, picture: NDArray[np.uint8] | None) -> None:
+        """Raise ConfigError for a picture: a pattern begins as it always does."""
+        if picture is not None:
+            raise ConfigError("the test pattern cannot begin with a picture")
+
     def check(self, prompt: str) -> None:
         """Raise PromptRejected for a word that is not in the vocabulary."""
         if self._vocabulary is None:

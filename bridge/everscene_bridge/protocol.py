@@ -12,6 +12,7 @@ PLAIN_USER: Final = b"everscene"
 
 MAX_MESSAGE_BYTES: Final = 65_536
 MAX_WIRE_BYTES: Final = 16 * 1024 * 1024  # MAXMSGSIZE: beyond it ZeroMQ closes the connection
+MAX_PICTURE_BYTES: Final = 8 * 1024 * 1024
 MAX_PROMPT: Final = 2_000
 MAX_NAME: Final = 64
 MAX_SHORT: Final = 32

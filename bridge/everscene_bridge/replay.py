@@ -10,6 +10,7 @@ from everscene_bridge import snapshots
 from everscene_bridge.engines import EngineChoice
 from everscene_bridge.errors import ReplayError
 from everscene_bridge.run_log import FORMAT, build, frame_hash
+from everscene_engine.picture import fitted
 from everscene_engine.port import EnginePort, prompting_from_json
 
 WORKS_KEPT = 256
@@ -79,6 +80,9 @@ class _Run:
             self.engine.settle()
         elif kind == "rollback":
             self.engine.rollback(line["latent_frame"])
+        elif kind == "image":
+            info, file = self.engine.info, line["file"]
+            self.engine.begin_with(None if file is None else fitted(self._folder / file, info.width, info.height))
         elif kind in ("restore", "engine"):
             if kind == "engine":
                 self.engine.close()

@@ -7,6 +7,7 @@ is nothing to it. So these are what is logged, one JSON map a line, and `replay`
     input     an event or prompt that was accepted, for people to read
     work      one call of the engine: roll back, steer, generate; `outcome`: made, dropped, refused, failed
     settle    idle time was used for a part of what a recache had left for later
+    image     what worlds begin with from here on; `file` lies beside the log, nil: nothing
     rollback  a rewind
     restore   a snapshot was put back; `file` lies beside the log
     engine    a new engine in place of one that failed, with a snapshot (`file`) or without
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from everscene_bridge import snapshots
 from everscene_bridge.engines import EngineChoice
 from everscene_bridge.snapshots import Snapshot
+from everscene_engine.picture import to_png
 from everscene_engine.port import EngineInfo
 
 FORMAT: Final = "everscene-run-1"
@@ -82,6 +84,16 @@ class RunLog:
         snapshots.save(file, snapshot)
         self.write(kind, file=file.name)
 
+    def write_picture(self, pixels: NDArray[np.uint8] | None) -> None:
+        """A line about what worlds begin with [H, W, 3]; the picture is kept beside the log, once."""
+        if pixels is None:
+            self.write("image", file=None)
+            return
+        file = self._path.with_name(f"{self._path.name}.{frame_hash(pixels)}.png")
+        if not file.exists():
+            file.write_bytes(to_png(pixels))
+        self.write("image", file=file.name)
+
 
 def build() -> dict[str, Any]:
     """What replay must find again to give the same bits."""
@@ -95,5 +107,5 @@ def build() -> dict[str, Any]:
 
 
 def frame_hash(pixels: NDArray[np.uint8]) -> str:
-    """Of the pixels [H, W, 4]: BLAKE2b, 16 bytes."""
+    """Of the pixels [H, W, 4] or [H, W, 3]: BLAKE2b, 16 bytes."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()

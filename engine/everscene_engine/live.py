@@ -7,7 +7,6 @@ the decoder's state is kept at the start of each recent chunk, and the latents t
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from everscene_engine.port import (
     goal_of,
 )
 from everscene_engine.snapshot import WorldLatents, from_host, newest_latents, to_host
-from everscene_engine.start_image import ImageEncoder, read_image
+from everscene_engine.start_image import ImageEncoder, as_tensor
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
@@ -97,18 +96,17 @@ class LiveEngine:
     def info(self) -> EngineInfo:
         return self._info
 
-    def begin_with(self, image: Path | bytes | None) -> None:
-        """Let the world begin with a picture (a file, or its bytes) the next time that it begins; None: without.
+    def begin_with(self, picture: NDArray[np.uint8] | None) -> None:
+        """Let worlds that begin from now on begin with this picture [H, W, 3] of the frame's size; None: without.
 
-        Raises ConfigError for what is no picture.
+        Raises ConfigError where there is nothing to encode it, CheckpointError for an encoder that is not on disk.
         """
-        if image is None:
+        if picture is None:
             self._stream.begin_with(None)
             return
         if self._image_encoder is None:
-            raise ConfigError(f"{self._info.model} cannot begin with an image: it has nothing to encode it")
-        pixels = read_image(image, self._info.width, self._info.height)
-        self._stream.begin_with(self._image_encoder().encode_image(pixels))
+            raise ConfigError(f"{self._info.model} cannot begin with a picture: it has nothing to encode it")
+        self._stream.begin_with(self._image_encoder().encode_image(as_tensor(picture)))
 
     def check(self, prompt: str) -> None:
         """Raise PromptRejected if the text encoder cannot take this prompt."""

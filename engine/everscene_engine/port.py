@@ -1,8 +1,8 @@
 """What the process around the engine sees of it: plain values and host buffers, no torch.
 
-`live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the generating thread calls `steer`,
-`generate`, `settle`, `rollback`, `snapshot` and `restore`, the decoding thread calls `decode`. Only `generate` or
-`settle` and `decode` run at the same time; `check` may come from any thread at any time.
+`live.LiveEngine` is an `EnginePort`; tests have another. Two threads call it: the decoding thread calls `decode`, the
+generating thread calls `steer`, `generate`, `settle`, `begin_with`, `rollback`, `snapshot` and `restore`. Of these only
+`generate` and `settle` run at the same time as `decode`; `check` may come from any thread at any time.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,6 +150,12 @@ class EnginePort(Protocol):
     @property
     def info(self) -> EngineInfo:
         """Fixed for the life of the engine."""
+
+    def begin_with(self, picture: NDArray[np.uint8] | None) -> None:
+        """Let worlds that begin from now on begin with this picture [H, W, 3] of the frame's size; None: without.
+
+        Raises EngineError, with a sentence that says why, where there can be none; then nothing has changed.
+        """
 
     def check(self, prompt: str) -> None:
         """Raise PromptRejected, with a sentence that says why, if the model cannot take this prompt. Quick."""

@@ -1,22 +1,17 @@
 """A picture becomes the first latent frame of a world.
 
-The picture is cut to the stream's proportions around its middle, scaled to its size and encoded as a clip of one frame;
-`LatentStream.begin_with` then holds the first latent frame of the first chunk to it while the others are denoised.
+It is encoded as a clip of one frame; `LatentStream.begin_with` then holds the first latent frame of the first chunk to
+it while the others are denoised. (`picture.py` cuts and scales it.)
 """
 
-import io
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everscene_engine.autoencoder import Autoencoder
-from everscene_engine.errors import ConfigError
-
-MAX_PIXELS = 50_000_000  # a small file can hold a huge picture
 
 
 class ImageEncoder(Protocol):
@@ -41,23 +36,7 @@ class PocketImageEncoder:
         return self._autoencoder.encode(clip)
 
 
-def read_image(source: Path | bytes, width: int, height: int) -> Tensor:
-    """A picture file, or its bytes, as pixels [1, 3, height, width] in −1..1.
-
-    Turned upright by its EXIF tag, transparency laid on black, cut to the proportions around the middle, scaled.
-    Raises ConfigError for what is no picture, or one of more than 50 million pixels.
-    """
-    name = "the image" if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ConfigError(f"{name} is {opened.width}×{opened.height}; the rule is at most {MAX_PIXELS} pixels")
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{name} cannot be read as a picture: {error}") from error
-    black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-    fitted = ImageOps.fit(
-        Image.alpha_composite(black, upright).convert("RGB"), (width, height), Image.Resampling.LANCZOS
-    )
-    pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32).copy())  # [H, W, 3]
+def as_tensor(picture: NDArray[np.uint8]) -> Tensor:
+    """Pixels [H, W, 3] as [1, 3, H, W] float32 in −1..1."""
+    pixels = torch.from_numpy(picture.astype(np.float32))  # [H, W, 3]
     return pixels.permute(2, 0, 1)[None] / 127.5 - 1.0

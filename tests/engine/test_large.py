@@ -15,8 +15,9 @@ from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.live import LiveEngine
 from everscene_engine.load import load
 from everscene_engine.models.presets import PRESETS, Preset, preset
+from everscene_engine.picture import fitted, to_png
 from everscene_engine.port import FrameBlock
-from everscene_engine.start_image import read_image
+from everscene_engine.start_image import as_tensor
 from tests.engine.published import write_preset
 
 DECODERS = ("vae", "lightvae2", "tiny")
@@ -145,11 +146,11 @@ def test_a_world_begins_with_the_start_image(decoder: str, loaded: Any, picture:
     engine = loaded(decoder=decoder, start_image=picture)
     engine.steer("a red fox", "recache")
     made = engine.generate()
-    latent = loaded()._decoder.encode_image(read_image(picture, 64, 64))
+    latent = loaded()._decoder.encode_image(as_tensor(fitted(picture, 64, 64)))
     torch.testing.assert_close(made.latents[:, :1], latent, atol=1e-5, rtol=0)
     held = made.latents.clone()
     engine.rollback(0)
-    engine.begin_with(picture.read_bytes())
+    engine.begin_with(fitted(picture.read_bytes(), 64, 64))
     assert torch.equal(engine.generate().latents, held)
 
 
@@ -163,7 +164,7 @@ def test_the_pocket_model_begins_with_a_start_image(picture: Path) -> None:
 
 
 def test_a_picture_is_cut_around_its_middle(picture: Path) -> None:
-    pixels = read_image(picture, 32, 32)
+    pixels = as_tensor(fitted(picture, 32, 32))
     assert pixels.shape == (1, 3, 32, 32)
     green = torch.tensor([-1.0, 1.0, -1.0])
     torch.testing.assert_close(pixels[0, :, 16, 16], green)
@@ -173,30 +174,35 @@ def test_a_picture_is_cut_around_its_middle(picture: Path) -> None:
 def test_transparency_is_black_and_upright_is_up(tmp_path: Path) -> None:
     image = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     image.save(tmp_path / "clear.png")
-    assert (read_image(tmp_path / "clear.png", 8, 8) == -1).all()
+    assert (fitted(tmp_path / "clear.png", 8, 8) == 0).all()
     side = Image.new("RGB", (8, 8), "black")
     side.paste("white", (0, 0, 8, 4))
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by half a circle
     side.save(tmp_path / "turned.png", exif=exif)
-    pixels = read_image(tmp_path / "turned.png", 8, 8)
-    assert pixels[0, 0, 0, 0] == -1 and pixels[0, 0, 7, 0] == 1
+    pixels = fitted(tmp_path / "turned.png", 8, 8)
+    assert pixels[0, 0, 0] == 0 and pixels[7, 0, 0] == 255
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "start.png").write_text("no picture")
     with pytest.raises(ConfigError, match=r"start\.png cannot be read as a picture"):
-        read_image(tmp_path / "start.png", 8, 8)
-    with pytest.raises(ConfigError, match="the image cannot be read"):
-        read_image(b"", 8, 8)
+        fitted(tmp_path / "start.png", 8, 8)
+    with pytest.raises(ConfigError, match="the picture cannot be read"):
+        fitted(b"", 8, 8)
     with pytest.raises(ConfigError, match=r"nowhere\.png cannot be read"):
-        read_image(tmp_path / "nowhere.png", 8, 8)
+        fitted(tmp_path / "nowhere.png", 8, 8)
+
+
+def test_a_picture_that_was_written_down_comes_back_as_it_was(picture: Path) -> None:
+    pixels = fitted(picture, 30, 20)
+    assert np.array_equal(fitted(to_png(pixels), 30, 20), pixels)
 
 
 def test_a_picture_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
-    monkeypatch.setattr("everscene_engine.start_image.MAX_PIXELS", 100)
+    monkeypatch.setattr("everscene_engine.picture.MAX_PIXELS", 100)
     with pytest.raises(ConfigError, match="is 120×40; the rule is at most 100 pixels"):
-        read_image(picture, 8, 8)
+        fitted(picture, 8, 8)
 
 
 def test_presets_have_the_published_sizes() -> None:

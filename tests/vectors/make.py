@@ -158,6 +158,7 @@ def client_messages() -> dict[str, dict[str, Any]]:
             "name": "restore",
             "args": {"name": "before the storm", "seed": 7},
         },
+        "command_image": {"type": "command", "id": 7, "name": "image"},  # its second part is a picture file
         "command_rewind": {"type": "command", "id": 6, "name": "rewind", "args": {"seconds": 2.5}},
         "bye": {"type": "bye"},
     }
