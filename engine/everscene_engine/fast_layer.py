@@ -23,8 +23,9 @@ class FourBit:
 
     def __init__(self, weights: Sequence[NVFP4Tensor], fp8: bool) -> None:
         self._weights = weights
-        self._scales = [nvfp4_weights.fp8_scales(weight) for weight in weights] if fp8 else []
-        self._all_scales = torch.cat(self._scales) if fp8 else None
+        scales = [nvfp4_weights.fp8_scales(weight) for weight in weights] if fp8 else []
+        self._inverses = [1.0 / one for one in scales]
+        self._all_scales = torch.cat(scales) if fp8 else None
         self._shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
 
     def __call__(self) -> Rows:
@@ -36,7 +37,7 @@ class FourBit:
             if self._all_scales is None:
                 nvfp4_weights.dequantize(weight, torch.bfloat16, part)
             else:
-                nvfp4_weights.fp8_values(weight, self._scales[index], part)
+                nvfp4_weights.fp8_values(weight, self._inverses[index], part)
             first += weight.shape[0]
         return out if self._all_scales is None else FP8Rows(out.view(torch.float8_e4m3fn), self._all_scales)
 

@@ -33,8 +33,8 @@ class Tile(NamedTuple):
     stages: int
 
 
-SHORT = Tile(128, 64, 8, 3)  # over the rows of a prompt
-LONG = Tile(128, 128, 8, 3)  # over a cache
+SHORT = Tile(64, 64, 4, 3)  # over the rows of a prompt
+LONG = Tile(64, 128, 4, 3)  # over a cache
 _INTERPRETED = Tile(32, 32, 1, 1)
 
 

@@ -1,7 +1,8 @@
 """FP8 linears: E4M3 on both sides, one float32 scale for each row of activations and each output channel of weights.
 
-E4M3 has three bits of mantissa and ends at 448, so a row is divided by max|row| / 448 and rounded to nearest, ties to
-even. The product leaves both scales outside the sum:
+E4M3 has three bits of mantissa and ends at 448, so a row's scale is max|row| / 448, and the row is multiplied by the
+scale's inverse (rounded to float32: dividing would cost a GPU more than reading the row does) and rounded to nearest,
+ties to even. The product leaves both scales outside the sum:
 
     out[r, o] = activation_scale[r] · weight_scale[o] · Σ_k a[r, k] · w[o, k]         summed in float32 or wider
 
@@ -54,8 +55,13 @@ def quantize_rows(x: Tensor) -> FP8Rows:
     amax = finite.amax(1, keepdim=True) if x.shape[1] else torch.zeros(x.shape[0], 1, device=x.device)  # [R, 1]
     live = amax >= AMAX_TINY
     scales = divided(torch.where(live, amax, 1.0), E4M3_MAX)
-    held = torch.where(live & ~wide.isnan(), wide / scales, 0.0)
-    return FP8Rows(held.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scales)
+    held = torch.where(live & ~wide.isnan(), wide, 0.0)
+    return FP8Rows(scaled(held, 1.0 / scales), scales)
+
+
+def scaled(wide: Tensor, inverses: Tensor) -> Tensor:
+    """float32 [R, C] in E4M3, given 1 / the rows' scales [R, 1]: the rest of quantising by rows."""
+    return (wide * inverses).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def linear_fp8_reference(x: Tensor, weight: FP8Rows, bias: Tensor | None = None) -> Tensor:

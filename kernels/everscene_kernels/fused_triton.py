@@ -21,7 +21,7 @@ from everscene_kernels.nvfp4_triton import _check_device, _e4m3_code, _rounded
 # The interpreter's own conversions round otherwise, or not at all: there, convert on the bits.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 _NATIVE = tl.constexpr(not INTERPRETED)
-_GELU = tl.constexpr(2.0 * 0.7978845608028654)  # 2·√(2/π)
+_GELU = tl.constexpr(2.0 * 0.7978845608028654 * 1.4426950408889634)  # 2·√(2/π)·log₂e
 _CUBIC = tl.constexpr(0.044715)
 _LARGEST = tl.constexpr(448.0)
 _TINY = tl.constexpr(2.0**-100)
@@ -29,22 +29,33 @@ _TINY = tl.constexpr(2.0**-100)
 
 @triton.jit
 def _bf16(x):
-    """x rounded to bfloat16, kept as float32."""
+    """x rounded to bfloat16, kept as float32. Not by a conversion back: the compiler would drop the pair of them."""
     if _NATIVE:
-        return x.to(tl.bfloat16).to(tl.float32)
+        return (x.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
         return _rounded(x, True)
 
 
 @triton.jit
 def _e4m3(x):
-    """float32 → the byte of its E4M3; magnitudes above 448 become 448."""
-    held = tl.minimum(tl.maximum(x, -_LARGEST), _LARGEST)
+    """float32 → the byte of its E4M3; magnitudes above 448 become 448, which the GPU's own conversion does as well."""
     if _NATIVE:
-        return held.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
     else:
+        held = tl.minimum(tl.maximum(x, -_LARGEST), _LARGEST)
         sign = (held < 0.0) | ((held == 0.0) & (held.to(tl.int32, bitcast=True) < 0))
         return (_e4m3_code(tl.abs(held)) + tl.where(sign, 128, 0)).to(tl.uint8)
+
+
+@triton.jit
+def _inverse(x):
+    """1 / x for x of 1 or more, to a unit of the last place."""
+    if _NATIVE:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 1.0 / x
 
 
 @triton.jit
@@ -54,8 +65,7 @@ def _store_rows(values, out, scales, row, columns, column, mask, FP8: tl.constex
     if FP8:
         amax = tl.max(tl.where(mask, tl.abs(values), 0.0), axis=0)
         scale = tl.div_rn(tl.where(amax >= _TINY, amax, 1.0), _LARGEST)
-        held = tl.div_rn(values, tl.zeros_like(values) + scale)
-        tl.store(out + at, _e4m3(held), mask=mask)
+        tl.store(out + at, _e4m3(values * tl.div_rn(1.0, scale)), mask=mask)
         tl.store(scales + row, scale)
     else:
         tl.store(out + at, values.to(tl.bfloat16), mask=mask)
@@ -80,7 +90,7 @@ def _add_norm_kernel(
     mean = tl.sum(wide, axis=0) / columns
     centred = tl.where(mask, wide - mean, 0.0)
     root = tl.sqrt(tl.sum(centred * centred, axis=0) / columns + eps)
-    normed = centred / root
+    normed = centred * (1.0 / root)
     at = column if AFFINE else frame * scale_stride + column
     by = tl.load(scale + at, mask=mask, other=0.0).to(tl.float32)
     plus = tl.load(shift + at, mask=mask, other=0.0).to(tl.float32)
@@ -96,14 +106,20 @@ def _rows_kernel(x, out, scales, columns, BLOCK: tl.constexpr, GELU: tl.constexp
     mask = column < columns
     wide = tl.load(x + row * columns + column, mask=mask, other=0.0).to(tl.float32)
     if GELU:
-        wide = _bf16(wide / (1.0 + tl.exp((wide + wide * wide * wide * _CUBIC) * -_GELU)))
+        wide = _bf16(wide * _inverse(1.0 + tl.exp2((wide + wide * wide * wide * _CUBIC) * -_GELU)))
     _store_rows(wide, out, scales, row, columns, column, mask, True)
 
 
 @triton.jit
 def _e4m3_pair(real, imaginary):
-    """Two numbers as two bytes of E4M3 in an int16, the first in the low one."""
-    return (_e4m3(real).to(tl.int32) | (_e4m3(imaginary).to(tl.int32) << 8)).to(tl.int16)
+    """Two numbers as two bytes of E4M3 in an int16, the first in the low one. On a GPU by the one instruction that there
+    is for it: put together from bytes, Triton 3.6 leaves the second number in the first one's upper bits."""
+    if _NATIVE:
+        return tl.inline_asm_elementwise(
+            "cvt.rn.satfinite.e4m3x2.f32 $0, $2, $1;", "=h,f,f", [real, imaginary], dtype=tl.int16, is_pure=True, pack=1
+        )
+    else:
+        return (_e4m3(real).to(tl.int32) | (_e4m3(imaginary).to(tl.int32) << 8)).to(tl.int16)
 
 
 @triton.jit
@@ -251,7 +267,7 @@ def _words(x: Tensor) -> Tensor:
 
 
 def _warps(block: int) -> int:
-    return 4 if block <= 2048 else 8 if block <= 8192 else 16
+    return 4 if block <= 4096 else 8 if block <= 8192 else 16
 
 
 def _outputs(rows: int, columns: int, device: torch.device, fp8: bool) -> tuple[Tensor, Tensor]:

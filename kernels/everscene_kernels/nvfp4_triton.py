@@ -8,6 +8,10 @@ How equality is kept: divisions and roots are the rounded ones, no product is fu
 sums are trees of neighbours, and conversions to and from bfloat16, E4M3 and E2M1 are done on the bits: they run
 on GPUs without these types and in Triton's interpreter, whose own conversions round otherwise.
 
+How they come near the speed of memory: neighbours share a byte, so a kernel holds the even and the odd columns of a
+block as two tensors [blocks, 8], and packing is one operation; eight codes are read as one 32-bit word. And an E2M1
+magnitude is what a float32 has at the top of its mantissa and the bottom of its exponent, 2¹²⁶ times smaller.
+
 All functions take contiguous or strided CUDA tensors. CPU tensors need TRITON_INTERPRET=1 before triton is imported.
 """
 
@@ -19,7 +23,9 @@ from torch import Tensor
 from everscene_kernels import before_linear, nvfp4
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor, Rule
 
-TILE = 64  # blocks of 16 in a program of the elementwise kernels
+TILE = 128  # blocks of 16 in a program that quantises
+WORDS = 512  # words of eight codes in a program that dequantises
+_READS = tl.constexpr(4)  # tiles that a program looks through for amax
 
 _LOG2_E = tl.constexpr(before_linear.LOG2_E)
 _LN2_HIGH = tl.constexpr(before_linear.LN2_HIGH)
@@ -32,6 +38,9 @@ _C7, _C6, _C5, _C4, _C3, _C2, _C1, _C0 = (tl.constexpr(term) for term in before_
 _AMAX_TINY = tl.constexpr(nvfp4.AMAX_TINY)
 _UNIT = tl.constexpr(nvfp4.FOUR_OVER_SIX_UNIT)
 _INFINITY = tl.constexpr(float("inf"))
+_NATIVE = tl.constexpr(not triton.knobs.runtime.interpret)
+_UP = tl.constexpr(2.0**126)
+_DOWN = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -46,9 +55,12 @@ def _read(pointer, at, mask, BF16: tl.constexpr):
 
 @triton.jit
 def _bf16_bits(x):
-    """float32 → the upper half of the nearest bfloat16's bits, as int32; x is no NaN."""
-    bits = x.to(tl.int32, bitcast=True)
-    return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    """float32 → the bits of the nearest bfloat16 in the lower half of an int32; x is no NaN."""
+    if _NATIVE:
+        return x.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32)
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
 @triton.jit
@@ -62,10 +74,9 @@ def _rounded(x, BF16: tl.constexpr):
 
 @triton.jit
 def _pair_sum(x, ROWS: tl.constexpr, LOG_WIDTH: tl.constexpr):
-    """[ROWS, 2^LOG_WIDTH] → [ROWS], as nvfp4.pair_sum."""
+    """[ROWS, 2^LOG_WIDTH] → [ROWS], as nvfp4.pair_sum: a sum of two has one order alone."""
     for step in tl.static_range(LOG_WIDTH):
-        even, odd = tl.split(tl.reshape(x, [ROWS, 1 << (LOG_WIDTH - 1 - step), 2]))
-        x = even + odd
+        x = tl.sum(tl.reshape(x, [ROWS, 1 << (LOG_WIDTH - 1 - step), 2]), axis=2)
     return tl.reshape(x, [ROWS])
 
 
@@ -85,88 +96,121 @@ def _e4m3_value(code):
 
 
 @triton.jit
-def _e2m1_code(y):
-    magnitude = tl.abs(y)
-    code = (magnitude > 0.25).to(tl.int32) + (magnitude >= 0.75).to(tl.int32)
-    code += (magnitude > 1.25).to(tl.int32) + (magnitude >= 1.75).to(tl.int32)
-    code += (magnitude > 2.5).to(tl.int32) + (magnitude >= 3.5).to(tl.int32)
-    code += (magnitude > 5.0).to(tl.int32)
-    return code + 8 * (y < 0.0).to(tl.int32)
+def _e2m1_nearest(y):
+    """The magnitude of the E2M1 nearest to y: adding and taking away a number whose last bit is the step at y."""
+    held = tl.minimum(tl.abs(y), 6.0)
+    exponent = tl.maximum(held.to(tl.int32, bitcast=True) & 0x7F800000, 127 << 23)
+    step = (exponent + (22 << 23)).to(tl.float32, bitcast=True)
+    return (held + step) - step
 
 
 @triton.jit
-def _e2m1_value(code):
-    index = code & 7
-    normal = ((index << 22) + (126 << 23)).to(tl.float32, bitcast=True)  # 1, 1.5, 2, 3, 4, 6
-    magnitude = tl.where(index < 2, index.to(tl.float32) * 0.5, normal)
-    return tl.where(code < 8, magnitude, -magnitude)
+def _e2m1_code(y, magnitude):
+    """The code of y, whose nearest magnitude this is."""
+    return ((magnitude * _DOWN).to(tl.int32, bitcast=True) >> 22) | tl.where(y < 0.0, 8, 0)
 
 
 @triton.jit
-def _finite_max(x):
-    """The largest finite magnitude of a tile [N, 16]."""
-    magnitude = tl.abs(x)
-    return tl.max(tl.max(tl.where(magnitude < _INFINITY, magnitude, 0.0), axis=1), axis=0)
+def _e2m1_value(word, place):
+    """float32 of the code that begins at bit `place` of a word."""
+    code = word >> place
+    return (((code & 7) << 22) | ((code & 8) << 28)).to(tl.float32, bitcast=True) * _UP
 
 
 @triton.jit
-def _static(x, amax, PEAK: tl.constexpr):
+def _finite_max(even, odd):
+    """The larger finite magnitude of pairs, 0 where there is none."""
+    even, odd = tl.abs(even), tl.abs(odd)
+    return tl.maximum(tl.where(even < _INFINITY, even, 0.0), tl.where(odd < _INFINITY, odd, 0.0))
+
+
+@triton.jit
+def _raise_to(maximum, found):
+    """Raise *maximum, the bits of a float32 that is 0 or more, to the largest of a tile [N, 8]."""
+    tl.atomic_max(maximum, tl.max(tl.max(found, axis=1), axis=0).to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def _block_max(even, odd):
+    return tl.max(tl.maximum(tl.abs(even), tl.abs(odd)), axis=1)
+
+
+@triton.jit
+def _static(even, odd, amax, PEAK: tl.constexpr):
     tensor_scale = tl.div_rn(amax, PEAK * 448.0)
-    block_max = tl.max(tl.abs(x), axis=1)
+    block_max = _block_max(even, odd)
     wanted = tl.div_rn(block_max, tl.zeros_like(block_max) + PEAK * tensor_scale)
     scale = _e4m3_code(tl.minimum(tl.maximum(wanted, 0.001953125), 448.0))
     scale = tl.where(block_max > 0.0, scale, 0)
-    divisor = _e4m3_value(scale) * tensor_scale
-    y = tl.div_rn(x, tl.zeros_like(x) + tl.where(scale > 0, divisor, 1.0)[:, None])
-    return _e2m1_code(y), scale
+    divisor = tl.zeros_like(even) + tl.where(scale > 0, _e4m3_value(scale) * tensor_scale, 1.0)[:, None]
+    even, odd = tl.div_rn(even, divisor), tl.div_rn(odd, divisor)
+    return even, odd, _e2m1_nearest(even), _e2m1_nearest(odd), scale
 
 
 @triton.jit
-def _tried(x, wanted, decode, tensor_scale, ROWS: tl.constexpr, RULE: tl.constexpr):
+def _error(x, magnitude, scale):
+    return tl.abs(tl.abs(x) - magnitude * scale[:, None])
+
+
+@triton.jit
+def _tried(even, odd, wanted, decode, tensor_scale, ROWS: tl.constexpr, RULE: tl.constexpr):
+    """Blocks over this scale, the magnitudes nearest to them, the scale's code, and the error of each block."""
     scale = _e4m3_code(tl.minimum(wanted, 448.0))
     value = _e4m3_value(scale)
     inverse = tl.div_rn(tl.zeros_like(value) + 1.0, tl.where(scale > 0, decode * value, 1.0))
-    codes = tl.where((scale > 0)[:, None], _e2m1_code(x * inverse[:, None]), 0)
-    error = tl.abs(x - _e2m1_value(codes) * (value * tensor_scale)[:, None])
+    inverse = tl.where(scale > 0, inverse, 0.0)[:, None]
+    y_even, y_odd = even * inverse, odd * inverse
+    near_even, near_odd = _e2m1_nearest(y_even), _e2m1_nearest(y_odd)
+    error_even, error_odd = _error(even, near_even, value * tensor_scale), _error(odd, near_odd, value * tensor_scale)
     if RULE == "abs_max":
-        return codes, scale, tl.max(error, axis=1)
+        error = tl.max(tl.maximum(error_even, error_odd), axis=1)
     elif RULE == "mse":
-        return codes, scale, _pair_sum(error * error, ROWS, 4)
+        error = _pair_sum(error_even * error_even + error_odd * error_odd, ROWS, 3)
     else:
-        return codes, scale, _pair_sum(error, ROWS, 4)
+        error = _pair_sum(error_even + error_odd, ROWS, 3)
+    return y_even, y_odd, near_even, near_odd, scale, error
 
 
 @triton.jit
-def _four_over_six(x, amax, ROWS: tl.constexpr, RULE: tl.constexpr):
+def _four_over_six(even, odd, amax, ROWS: tl.constexpr, RULE: tl.constexpr):
     encode = tl.div_rn(tl.zeros_like(amax) + _UNIT, amax)
     decode = tl.div_rn(tl.zeros_like(amax) + 1.0, encode)
     tensor_scale = tl.div_rn(amax, _UNIT)
-    block_max = tl.max(tl.abs(x), axis=1)
+    block_max = _block_max(even, odd)
     for_six = tl.div_rn(block_max, tl.zeros_like(block_max) + 6.0) * encode
-    codes_six, six, error_six = _tried(x, for_six, decode, tensor_scale, ROWS, RULE)
-    codes_four, four, error_four = _tried(x, for_six * 1.5, decode, tensor_scale, ROWS, RULE)
-    better = error_four < error_six
-    return tl.where(better[:, None], codes_four, codes_six), tl.where(better, four, six)
+    e6, o6, near_e6, near_o6, six, of_six = _tried(even, odd, for_six, decode, tensor_scale, ROWS, RULE)
+    e4, o4, near_e4, near_o4, four, of_four = _tried(even, odd, for_six * 1.5, decode, tensor_scale, ROWS, RULE)
+    better = of_four < of_six
+    each = better[:, None]
+    y_even, y_odd = tl.where(each, e4, e6), tl.where(each, o4, o6)
+    return (
+        y_even, y_odd, tl.where(each, near_e4, near_e6), tl.where(each, near_o4, near_o6),
+        tl.where(better, four, six),
+    )  # fmt: skip
 
 
 @triton.jit
-def _write_blocks(x, amax_at, values, scales, block, mask, ROWS: tl.constexpr, RULE: tl.constexpr):
-    """Quantise a tile [ROWS, 16] and write codes and scales of its blocks."""
+def _held(x, bound):
+    """What can be quantised: NaN as 0, within ±bound."""
+    return tl.minimum(tl.maximum(tl.where(x == x, x, 0.0), -bound), bound)
+
+
+@triton.jit
+def _write_blocks(even, odd, amax_at, values, scales, block, mask, ROWS: tl.constexpr, RULE: tl.constexpr):
+    """Quantise a tile of pairs [ROWS, 8] and write codes and scales of its blocks."""
     amax = tl.load(amax_at)
     live = amax >= _AMAX_TINY
-    amax = tl.where(live, amax, 1.0)
-    x = tl.where(x == x, x, 0.0)
-    x = tl.where(x > amax, amax, tl.where(x < -amax, -amax, x))
-    x = tl.where(live, x, 0.0)
+    bound, amax = tl.where(live, amax, 0.0), tl.where(live, amax, 1.0)
+    even, odd = _held(even, bound), _held(odd, bound)
     if RULE == "static_6":
-        codes, scale = _static(x, amax, 6.0)
+        even, odd, near_even, near_odd, scale = _static(even, odd, amax, 6.0)
     elif RULE == "static_4":
-        codes, scale = _static(x, amax, 4.0)
+        even, odd, near_even, near_odd, scale = _static(even, odd, amax, 4.0)
     else:
-        codes, scale = _four_over_six(x, amax, ROWS, RULE)
-    low, high = tl.split(tl.reshape(codes, [ROWS, 8, 2]))
+        even, odd, near_even, near_odd, scale = _four_over_six(even, odd, amax, ROWS, RULE)
+    byte = _e2m1_code(even, near_even) | (_e2m1_code(odd, near_odd) << 4)
     at = block[:, None] * 8 + tl.arange(0, 8)[None, :]
-    tl.store(values + at, (low | (high << 4)).to(tl.uint8), mask=mask[:, None])
+    tl.store(values + at, byte.to(tl.uint8), mask=mask[:, None])
     tl.store(scales + block, scale.to(tl.uint8), mask=mask)
 
 
@@ -190,109 +234,154 @@ def _gelu(x, BF16: tl.constexpr):
 
 
 @triton.jit
-def _places(block, columns, width):
-    """(offsets [N, 16] into a tensor [R, columns], their columns) of block numbers [N], `width` to a row."""
-    row = block // width  # in 32 bits: dividing 64 is slow, and 2^31 blocks are more than a GPU holds
-    column = (block - row * width)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    return row.to(tl.int64)[:, None] * columns + column, column
+def _pairs(x, block, blocks, columns, width, BF16: tl.constexpr, WHOLE: tl.constexpr):
+    """Even and odd columns [N, 8] of blocks [N] of x [R, columns], `width` to a row; 0 outside.
 
-
-@triton.jit
-def _tile(x, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr, GELU: tl.constexpr):
-    """A program's blocks of x [R, columns] with `width` blocks a row: (numbers [ROWS, 16], block numbers, mask)."""
-    block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at, column = _places(block, columns, width)
-    wide = _read(x, at, (block < blocks)[:, None] & (column < columns), BF16)
-    if GELU:
-        wide = _gelu(wide, BF16)
-    return wide, block.to(tl.int64), block < blocks
+    WHOLE: rows are of whole blocks; bfloat16 is then read as words of two.
+    """
+    pair = tl.arange(0, 8)[None, :]
+    mask = (block < blocks)[:, None]
+    if WHOLE and BF16:
+        word = tl.load(x + block.to(tl.int64)[:, None] * 8 + pair, mask=mask, other=0)
+        return (word << 16).to(tl.float32, bitcast=True), (word & -65536).to(tl.float32, bitcast=True)
+    else:
+        row = block // width  # in 32 bits: dividing 64 is slow, and 2^31 blocks are more than a GPU holds
+        column = (block - row * width)[:, None] * 16 + 2 * pair
+        at = row.to(tl.int64)[:, None] * columns + column
+        return _read(x, at, mask & (column < columns), BF16), _read(x, at + 1, mask & (column + 1 < columns), BF16)
 
 
 @triton.jit
 def _amax_kernel(
-    x, maxima, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr, GELU: tl.constexpr
+    x, maximum, columns, width, blocks,
+    ROWS: tl.constexpr, BF16: tl.constexpr, GELU: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    wide, _block, _mask = _tile(x, columns, width, blocks, ROWS, BF16, GELU)
-    tl.store(maxima + tl.program_id(0), _finite_max(wide))
+    """Raise *maximum to the largest finite magnitude that this program finds."""
+    found = tl.zeros([ROWS, 8], tl.float32)
+    for step in tl.static_range(_READS):
+        block = (tl.program_id(0) * _READS + step) * ROWS + tl.arange(0, ROWS)
+        even, odd = _pairs(x, block, blocks, columns, width, BF16, WHOLE)
+        if GELU:
+            even, odd = _gelu(even, BF16), _gelu(odd, BF16)
+        found = tl.maximum(found, _finite_max(even, odd))
+    _raise_to(maximum, found)
 
 
 @triton.jit
 def _quantize_kernel(
     x, amax, values, scales, columns, width, blocks,
-    ROWS: tl.constexpr, BF16: tl.constexpr, GELU: tl.constexpr, RULE: tl.constexpr,
+    ROWS: tl.constexpr, BF16: tl.constexpr, GELU: tl.constexpr, WHOLE: tl.constexpr, RULE: tl.constexpr,
 ):  # fmt: skip
-    wide, block, mask = _tile(x, columns, width, blocks, ROWS, BF16, GELU)
-    _write_blocks(wide, amax, values, scales, block, mask, ROWS, RULE)
+    block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    even, odd = _pairs(x, block, blocks, columns, width, BF16, WHOLE)
+    if GELU:
+        even, odd = _gelu(even, BF16), _gelu(odd, BF16)
+    _write_blocks(even, odd, amax, values, scales, block.to(tl.int64), block < blocks, ROWS, RULE)
+
+
+@triton.jit
+def _of_row(x, row, columns, ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr):
+    """Even and odd columns [ROWS, 8] of a row of x [R, columns]; 0 outside."""
+    pair = tl.arange(0, ROWS)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    if WHOLE and BF16:
+        word = tl.load(x + row * (columns // 2) + pair, mask=2 * pair < columns, other=0)
+        return (word << 16).to(tl.float32, bitcast=True), (word & -65536).to(tl.float32, bitcast=True)
+    else:
+        at = row * columns + 2 * pair
+        return _read(x, at, 2 * pair < columns, BF16), _read(x, at + 1, 2 * pair + 1 < columns, BF16)
+
+
+@triton.jit
+def _modulated(centred, inverse, scale, shift, BF16: tl.constexpr):
+    product = _rounded(_rounded(centred * inverse, BF16) * _rounded(1.0 + scale, BF16), BF16)
+    return _rounded(product + shift, BF16)
 
 
 @triton.jit
 def _normed(
-    x, scale, shift, eps, columns, rows_each, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr
+    x, scale, shift, eps, columns, rows_each,
+    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """before_linear.norm_modulate of this program's row, as blocks [ROWS, 16]; 0 past its columns."""
+    """before_linear.norm_modulate of this program's row, as pairs [ROWS, 8]; 0 past its columns."""
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, ROWS)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    mask = column < columns
-    wide = _read(x, row * columns + column, mask, BF16)
-    total = _row_sum(wide, ROWS, LOG_ROWS)
+    column = tl.arange(0, ROWS)[:, None] * 16 + 2 * tl.arange(0, 8)[None, :]
+    even, odd = _of_row(x, row, columns, ROWS, BF16, WHOLE)
+    scale_even, scale_odd = _of_row(scale, row // rows_each, columns, ROWS, BF16, WHOLE)
+    shift_even, shift_odd = _of_row(shift, row // rows_each, columns, ROWS, BF16, WHOLE)
+    total = _row_sum(even, odd, ROWS, LOG_ROWS)
     count = tl.zeros_like(total) + columns
-    centred = tl.where(mask, wide - tl.div_rn(total, count), 0.0)
-    variance = tl.div_rn(_row_sum(centred * centred, ROWS, LOG_ROWS), count)
+    mean = tl.div_rn(total, count)
+    even, odd = tl.where(column < columns, even - mean, 0.0), tl.where(column + 1 < columns, odd - mean, 0.0)
+    variance = tl.div_rn(_row_sum(even * even, odd * odd, ROWS, LOG_ROWS), count)
     root = tl.sqrt_rn(variance + eps)
-    normed = _rounded(centred * tl.div_rn(tl.zeros_like(root) + 1.0, root), BF16)
-    of_frame = (row // rows_each) * columns + column
-    factor = _rounded(1.0 + _read(scale, of_frame, mask, BF16), BF16)
-    product = _rounded(normed * factor, BF16)
-    return tl.where(mask, _rounded(product + _read(shift, of_frame, mask, BF16), BF16), 0.0)
+    inverse = tl.div_rn(tl.zeros_like(root) + 1.0, root)
+    even = _modulated(even, inverse, scale_even, shift_even, BF16)
+    odd = _modulated(odd, inverse, scale_odd, shift_odd, BF16)
+    return tl.where(column < columns, even, 0.0), tl.where(column + 1 < columns, odd, 0.0)
 
 
 @triton.jit
-def _row_sum(x, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr):
-    """Sum of a row held as blocks [ROWS, 16] in nvfp4.pair_sum's order: a scalar."""
-    total = _pair_sum(tl.reshape(_pair_sum(x, ROWS, 4), [1, ROWS]), 1, LOG_ROWS)
+def _row_sum(even, odd, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr):
+    """Sum of a row held as pairs [ROWS, 8] in nvfp4.pair_sum's order: a scalar."""
+    total = _pair_sum(tl.reshape(_pair_sum(even + odd, ROWS, 3), [1, ROWS]), 1, LOG_ROWS)
     return tl.max(total, axis=0)  # of one number: takes it out of its tensor
 
 
 @triton.jit
 def _norm_amax_kernel(
-    x, scale, shift, maxima, eps, columns, rows_each,
-    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr,
+    x, scale, shift, maximum, eps, columns, rows_each,
+    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    wide = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16)
-    tl.store(maxima + tl.program_id(0), _finite_max(wide))
+    even, odd = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16, WHOLE)
+    _raise_to(maximum, _finite_max(even, odd))
 
 
 @triton.jit
 def _norm_quantize_kernel(
     x, scale, shift, amax, values, scales, eps, columns, rows_each, width,
-    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, RULE: tl.constexpr,
+    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr, RULE: tl.constexpr,
 ):  # fmt: skip
-    wide = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16)
+    even, odd = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16, WHOLE)
     of_row = tl.arange(0, ROWS)
     block = tl.program_id(0).to(tl.int64) * width + of_row
-    _write_blocks(wide, amax, values, scales, block, of_row < width, ROWS, RULE)
+    _write_blocks(even, odd, amax, values, scales, block, of_row < width, ROWS, RULE)
+
+
+@triton.jit
+def _block_scales(scales, amax, unit, word, mask):
+    """Scales of the blocks that words [N, 1] of eight codes belong to."""
+    held = tl.load(amax)
+    tensor_scale = tl.div_rn(tl.where(held < _AMAX_TINY, 0.0, held), unit)
+    return _e4m3_value(tl.load(scales + word // 2, mask=mask, other=0).to(tl.int32)) * tensor_scale
+
+
+@triton.jit
+def _word_places(word, columns, width: tl.constexpr, WHOLE: tl.constexpr):
+    """(offsets [N, 8] into a tensor [R, columns] of the numbers of words [N, 1], which of them are there)."""
+    number = tl.arange(0, 8)[None, :]
+    if WHOLE:
+        return word.to(tl.int64) * 8 + number, number >= 0
+    else:
+        row = word // (2 * width)
+        column = (word - row * (2 * width)) * 8 + number
+        return row.to(tl.int64) * columns + column, column < columns
 
 
 @triton.jit
 def _dequantize_kernel(
-    values, scales, amax, out, unit, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr
+    values, scales, amax, out, unit, columns, words,
+    width: tl.constexpr, N: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mask = block < blocks
-    packed = tl.load(
-        values + block.to(tl.int64)[:, None] * 8 + tl.arange(0, 8)[None, :], mask=mask[:, None], other=0
-    ).to(tl.int32)
-    codes = tl.reshape(tl.join(packed & 15, packed >> 4), [ROWS, 16])
-    held = tl.load(amax)
-    tensor_scale = tl.div_rn(tl.where(held < _AMAX_TINY, 0.0, held), unit)
-    scale = _e4m3_value(tl.load(scales + block, mask=mask, other=0).to(tl.int32)) * tensor_scale
-    wide = _e2m1_value(codes) * scale[:, None]
-    at, column = _places(block, columns, width)
-    written = mask[:, None] & (column < columns)
+    word = (tl.program_id(0) * N + tl.arange(0, N))[:, None]
+    mask = word < words
+    codes = tl.load(values + word, mask=mask, other=0)
+    scale = _block_scales(scales, amax, unit, word, mask)
+    wide = _e2m1_value(codes, 4 * tl.arange(0, 8)[None, :]) * scale
+    at, there = _word_places(word, columns, width, WHOLE)
     if BF16:
-        tl.store(out + at, _bf16_bits(wide).to(tl.int16), mask=written)
+        tl.store(out + at, _bf16_bits(wide).to(tl.int16), mask=mask & there)
     else:
-        tl.store(out + at, wide, mask=written)
+        tl.store(out + at, wide, mask=mask & there)
 
 
 def quantize(x: Tensor, rule: Rule = "mse", amax: Tensor | None = None, out: NVFP4Tensor | None = None) -> NVFP4Tensor:
@@ -343,19 +432,22 @@ def quantize_norm(
     width = out.scales.shape[1]
     tile = triton.next_power_of_2(width)
     log_tile, bf16 = tile.bit_length() - 1, x.dtype == torch.bfloat16
-    read = (_bits(x), _bits(scale), _bits(shift))
+    whole = columns % BLOCK == 0
+    read = [_bits(part) for part in (x, scale, shift)]
+    if bf16 and whole:
+        read = [part.view(torch.int32) for part in read]
     rows_each = rows // scale.shape[0]
+    warps = 4 if tile <= 128 else 8
     if amax is None:
-        maxima = torch.empty(rows, device=x.device)  # [R]
         _norm_amax_kernel[(rows,)](
-            *read, maxima, eps, columns, rows_each, tile, log_tile, bf16, enable_fp_fusion=False
+            *read, out.amax.zero_().view(torch.int32), eps, columns, rows_each, tile, log_tile, bf16,
+            whole, enable_fp_fusion=False, num_warps=warps,
         )  # fmt: skip
-        torch.amax(maxima, 0, keepdim=True, out=out.amax)
     else:
         out.amax.copy_(amax.reshape(1))
     _norm_quantize_kernel[(rows,)](
         *read, out.amax, out.values, out.scales.view(torch.uint8), eps, columns, rows_each, width,
-        tile, log_tile, bf16, rule, enable_fp_fusion=False,
+        tile, log_tile, bf16, whole, rule, enable_fp_fusion=False, num_warps=warps,
     )  # fmt: skip
     return out
 
@@ -372,11 +464,12 @@ def dequantize(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16, out: Te
         raise ValueError(f"NVFP4 is dequantised to bfloat16 or float32 here, not {out.dtype}")
     if tuple(out.shape) != tensor.shape or not out.is_contiguous():
         raise ValueError(f"out must be contiguous and of shape {tensor.shape}, not {tuple(out.shape)}")
-    width, blocks = tensor.scales.shape[1], tensor.scales.numel()
+    width, words = tensor.scales.shape[1], 2 * tensor.scales.numel()
     if out.numel():
-        _dequantize_kernel[(triton.cdiv(blocks, TILE),)](
-            tensor.values, tensor.scales.view(torch.uint8), tensor.amax, _bits(out), nvfp4.unit(tensor.rule),
-            tensor.shape[-1], width, blocks, TILE, out.dtype == torch.bfloat16, enable_fp_fusion=False,
+        _dequantize_kernel[(triton.cdiv(words, WORDS),)](
+            _words(tensor), tensor.scales.view(torch.uint8), tensor.amax, _bits(out), nvfp4.unit(tensor.rule),
+            tensor.shape[-1], words, width, WORDS, out.dtype == torch.bfloat16, tensor.shape[-1] % BLOCK == 0,
+            enable_fp_fusion=False,
         )  # fmt: skip
     return out
 
@@ -393,16 +486,17 @@ def _quantize_elements(
         if amax is None:
             out.amax.zero_()
         return out
-    grid, bf16, read = (triton.cdiv(blocks, TILE),), x.dtype == torch.bfloat16, _bits(x)
+    bf16, whole, read = x.dtype == torch.bfloat16, x.shape[-1] % BLOCK == 0, _bits(x)
+    if bf16 and whole:
+        read = read.view(torch.int32)
     if amax is None:
-        maxima = torch.empty(grid[0], device=x.device)
-        _amax_kernel[grid](
-            read, maxima, x.shape[-1], width, blocks, TILE, bf16, gelu, enable_fp_fusion=False
+        _amax_kernel[(triton.cdiv(blocks, TILE * _READS.value),)](
+            read, out.amax.zero_().view(torch.int32), x.shape[-1], width, blocks, TILE, bf16, gelu, whole,
+            enable_fp_fusion=False,
         )  # fmt: skip
-        torch.amax(maxima, 0, keepdim=True, out=out.amax)
-    _quantize_kernel[grid](
+    _quantize_kernel[(triton.cdiv(blocks, TILE),)](
         read, out.amax, out.values, out.scales.view(torch.uint8), x.shape[-1], width, blocks,
-        TILE, bf16, gelu, rule, enable_fp_fusion=False,
+        TILE, bf16, gelu, whole, rule, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -426,6 +520,11 @@ def _bits(x: Tensor) -> Tensor:
     """What the kernels read: bfloat16 as int16, contiguous; a contiguous tensor shares its memory."""
     x = x.detach().contiguous()
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _words(tensor: NVFP4Tensor) -> Tensor:
+    """Its codes, eight to an int32."""
+    return tensor.values.contiguous().view(torch.int32)
 
 
 def _check_device(x: Tensor) -> None:

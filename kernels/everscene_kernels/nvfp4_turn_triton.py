@@ -14,42 +14,38 @@ from torch import Tensor
 from everscene_kernels import nvfp4
 from everscene_kernels.nvfp4 import NVFP4Tensor
 from everscene_kernels.nvfp4_triton import (
-    _AMAX_TINY,
-    TILE,
+    WORDS,
     _bf16_bits,
-    _bits,
+    _block_scales,
     _check_device,
     _e2m1_value,
-    _e4m3_value,
-    _places,
     _rounded,
+    _words,
 )
 
 
 @triton.jit
 def _nvfp4_turned_kernel(
-    values, scales, amax, cos, sin, out, unit, columns, width, blocks, ROWS: tl.constexpr, BF16: tl.constexpr
+    values, scales, amax, cos, sin, out, unit, words, width: tl.constexpr, N: tl.constexpr, BF16: tl.constexpr
 ):
-    block = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mask = block < blocks
-    byte = tl.arange(0, 8)[None, :]
-    packed = tl.load(values + block.to(tl.int64)[:, None] * 8 + byte, mask=mask[:, None], other=0).to(tl.int32)
-    held = tl.load(amax)
-    tensor_scale = tl.div_rn(tl.where(held < _AMAX_TINY, 0.0, held), unit)
-    scale = (_e4m3_value(tl.load(scales + block, mask=mask, other=0).to(tl.int32)) * tensor_scale)[:, None]
-    real = _rounded(_e2m1_value(packed & 15) * scale, BF16)  # [ROWS, 8]
-    imaginary = _rounded(_e2m1_value(packed >> 4) * scale, BF16)
-    pair = (block % width)[:, None] * 8 + byte
-    c = tl.load(cos + pair, mask=mask[:, None], other=0.0)
-    s = tl.load(sin + pair, mask=mask[:, None], other=0.0)
-    turned = tl.join(real * c - imaginary * s, real * s + imaginary * c)
-    wide = tl.reshape(turned, [ROWS, 16])
-    at, column = _places(block, columns, width)
-    written = mask[:, None] & (column < columns)
+    word = (tl.program_id(0) * N + tl.arange(0, N))[:, None]
+    mask = word < words
+    codes = tl.load(values + word, mask=mask, other=0)
+    scale = _block_scales(scales, amax, unit, word, mask)
+    number = tl.arange(0, 4)[None, :]
+    real = _rounded(_e2m1_value(codes, 8 * number) * scale, BF16)  # [N, 4]
+    imaginary = _rounded(_e2m1_value(codes, 8 * number + 4) * scale, BF16)
+    pair = (word % (2 * width)) * 4 + number
+    c = tl.load(cos + pair, mask=mask, other=0.0)
+    s = tl.load(sin + pair, mask=mask, other=0.0)
+    turned, other = real * c - imaginary * s, real * s + imaginary * c
+    at = word.to(tl.int64) * 4 + number
     if BF16:
-        tl.store(out + at, _bf16_bits(wide).to(tl.int16), mask=written)
+        both = (_bf16_bits(turned) & 0xFFFF) | (_bf16_bits(other) << 16)  # a word of two
+        tl.store(out + at, both, mask=mask)
     else:
-        tl.store(out + at, wide, mask=written)
+        tl.store(out + 2 * at, turned, mask=mask)
+        tl.store(out + 2 * at + 1, other, mask=mask)
 
 
 def dequantize_turned(tensor: NVFP4Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -59,12 +55,13 @@ def dequantize_turned(tensor: NVFP4Tensor, cos: Tensor, sin: Tensor, out: Tensor
     ValueError where these do not fit, and for CPU tensors outside the interpreter.
     """
     _check_device(tensor.values)
-    columns, width, blocks = tensor.shape[-1], tensor.scales.shape[1], tensor.scales.numel()
+    columns, width, words = tensor.shape[-1], tensor.scales.shape[1], 2 * tensor.scales.numel()
     if tuple(out.shape) != tensor.shape or not out.is_contiguous() or cos.numel() * 2 != columns or columns % 16:
         raise ValueError(f"heads {tensor.shape} do not fit {tuple(out.shape)} turned by {tuple(cos.shape)}")
-    if blocks:
-        _nvfp4_turned_kernel[(triton.cdiv(blocks, TILE),)](
-            tensor.values, tensor.scales.view(torch.uint8), tensor.amax, cos.contiguous(), sin.contiguous(),
-            _bits(out), nvfp4.unit(tensor.rule), columns, width, blocks, TILE, out.dtype == torch.bfloat16,
+    if words:
+        bf16 = out.dtype == torch.bfloat16
+        _nvfp4_turned_kernel[(triton.cdiv(words, WORDS),)](
+            _words(tensor), tensor.scales.view(torch.uint8), tensor.amax, cos.contiguous(), sin.contiguous(),
+            out.view(torch.int32) if bf16 else out, nvfp4.unit(tensor.rule), words, width, WORDS, bf16,
             enable_fp_fusion=False,
         )  # fmt: skip

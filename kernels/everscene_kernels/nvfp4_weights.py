@@ -1,14 +1,14 @@
 """Weights held in NVFP4, made ready for a product: in bfloat16, or as FP8 rows for the FP8 units of Hopper and Ada.
 
-`fp8_rows` is the definition. Its scales depend on the weight alone, so they are made once (`fp8_scales`) and every
-product only decodes: 0.56 bytes a number are read and one is written. On a GPU Triton kernels do it, bit for bit.
+`fp8_rows` is the definition. Its scales depend on the weight alone, so they are made once (`fp8_scales`), with their
+inverses, and every product only decodes: 0.56 bytes a number are read and one is written. On a GPU Triton kernels do it, bit for bit.
 """
 
 import torch
 from torch import Tensor
 
 from everscene_kernels import nvfp4
-from everscene_kernels.fp8 import FP8Rows, quantize_rows
+from everscene_kernels.fp8 import FP8Rows, quantize_rows, scaled
 from everscene_kernels.nvfp4 import NVFP4Tensor
 
 _FUSED_DTYPES = (torch.bfloat16, torch.float32)
@@ -43,12 +43,11 @@ def fp8_scales(weight: NVFP4Tensor) -> Tensor:
     return quantize_rows(dequantize(weight, torch.float32)).scales
 
 
-def fp8_values(weight: NVFP4Tensor, scales: Tensor, out: Tensor) -> None:
-    """Fill out, uint8 [R, C] contiguous, with the bits of `fp8_rows(weight).values`, given its scales."""
+def fp8_values(weight: NVFP4Tensor, inverses: Tensor, out: Tensor) -> None:
+    """Fill out, uint8 [R, C] contiguous, with the bits of `fp8_rows(weight).values`, given 1 / its scales."""
     if not weight.values.is_cuda:
-        wide = nvfp4.dequantize(weight) / scales
-        out.copy_(wide.clamp(-nvfp4.E4M3_MAX, nvfp4.E4M3_MAX).to(torch.float8_e4m3fn).view(torch.uint8))
+        out.copy_(scaled(nvfp4.dequantize(weight), inverses).view(torch.uint8))
         return
     from everscene_kernels import nvfp4_fp8_triton
 
-    nvfp4_fp8_triton.fp8_values(weight, scales, out)
+    nvfp4_fp8_triton.fp8_values(weight, inverses, out)

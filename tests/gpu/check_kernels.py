@@ -78,6 +78,7 @@ def nvfp4_slots() -> Result:
         "numbers_equal": torch.equal(four.dequantize(made), nvfp4.dequantize(definition, torch.bfloat16)),
         "quantise": timed(lambda: four.quantize(x, out=made), 2 * x.nbytes + packed),
         "quantise_known_amax": timed(lambda: four.quantize(x, amax=definition.amax, out=made), x.nbytes + packed),
+        "quantise_static_6": timed(lambda: four.quantize(x, "static_6", definition.amax), x.nbytes + packed),
         "dequantise": timed(lambda: four.dequantize(made, out=out), x.nbytes + packed),
     }
 
@@ -102,14 +103,14 @@ def nvfp4_weights() -> Result:
     out = torch.empty_like(weight)
     moved = made.values.nbytes + made.scales.nbytes + out.nbytes
     smaller = weight.nbytes / (made.values.nbytes + made.scales.nbytes + made.amax.nbytes)
-    scales, eight = weights.fp8_scales(made), torch.empty_like(weight, dtype=torch.uint8)
-    weights.fp8_values(made, scales, eight)
+    inverses, eight = 1.0 / weights.fp8_scales(made), torch.empty_like(weight, dtype=torch.uint8)
+    weights.fp8_values(made, inverses, eight)
     decoded = moved - out.nbytes + eight.nbytes
     return {
         "times_smaller": round(smaller, 3),
         "fp8_equal": torch.equal(eight, weights.fp8_rows(made).values.view(torch.uint8)),
         "dequantise": timed(lambda: four.dequantize(made, out=out), moved),
-        "to_fp8": timed(lambda: weights.fp8_values(made, scales, eight), decoded),
+        "to_fp8": timed(lambda: weights.fp8_values(made, inverses, eight), decoded),
     }
 
 

@@ -23,7 +23,7 @@ import triton  # the interpreter is chosen in tests/conftest.py
 import triton.language as tl
 
 from everscene_kernels import nvfp4_triton
-from everscene_kernels.nvfp4_triton import _e2m1_code, _e4m3_code, _e4m3_value, _pair_sum, _row_sum
+from everscene_kernels.nvfp4_triton import _e2m1_code, _e2m1_nearest, _e4m3_code, _e4m3_value, _pair_sum, _row_sum
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy, about NaN and infinity
@@ -54,7 +54,8 @@ def _codes_kernel(x, e4m3, back, e2m1, N: tl.constexpr):
     code = _e4m3_code(tl.load(x + at))
     tl.store(e4m3 + at, code)
     tl.store(back + at, _e4m3_value(code))
-    tl.store(e2m1 + at, _e2m1_code(tl.load(x + at)))
+    y = tl.load(x + at)
+    tl.store(e2m1 + at, _e2m1_code(y, _e2m1_nearest(y)))
 
 
 def test_every_code_midpoint_and_neighbour_is_converted_as_torch_does() -> None:
@@ -76,7 +77,8 @@ def _sums_kernel(x, blocks, row, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr):
     of_row = tl.arange(0, ROWS)
     tile = tl.load(x + of_row[:, None] * 16 + tl.arange(0, 16)[None, :])
     tl.store(blocks + of_row, _pair_sum(tile, ROWS, 4))
-    tl.store(row, _row_sum(tile, ROWS, LOG_ROWS))
+    even = x + of_row[:, None] * 16 + 2 * tl.arange(0, 8)[None, :]
+    tl.store(row, _row_sum(tl.load(even), tl.load(even + 1), ROWS, LOG_ROWS))
 
 
 def test_sums_are_rounded_in_the_order_of_the_definition() -> None:
@@ -176,19 +178,21 @@ except ValueError as refusal:
 else:
     raise AssertionError("a CPU tensor was taken without the interpreter")
 pointers = dict(x="*i16", scale="*i16", shift="*i16", out="*i16", values="*u8", scales="*u8")
-pointers |= dict(amax="*fp32", maxima="*fp32")
+pointers |= dict(amax="*fp32", maximum="*i32")
 numbers = dict(eps="fp32", unit="fp32")
-tile = dict(ROWS=64, BF16=True)
-row = dict(ROWS=16, LOG_ROWS=4, BF16=True)
+tile = dict(ROWS=64, BF16=True, WHOLE=False)
+row = dict(ROWS=16, LOG_ROWS=4, BF16=True, WHOLE=False)
 for capability in (90, 120):
     for kernel, constants in [
         (kernels._amax_kernel, dict(tile, GELU=True)),
         (kernels._quantize_kernel, dict(tile, GELU=True, RULE="mse")),
         (kernels._quantize_kernel, dict(tile, GELU=False, RULE="static_6")),
         (kernels._norm_quantize_kernel, dict(row, RULE="mse")),
-        (kernels._dequantize_kernel, tile),
+        (kernels._dequantize_kernel, dict(N=512, BF16=True, WHOLE=True, width=8)),
     ]:
         types = {n: "constexpr" if n in constants else pointers.get(n, numbers.get(n, "i32")) for n in kernel.arg_names}
+        if kernel is kernels._dequantize_kernel:
+            types["values"] = "*i32"
         target = GPUTarget("cuda", capability, 32)
         made = compile(ASTSource(kernel, types, constants), target, dict(enable_fp_fusion=False))
         assert made.asm["cubin"] and "fma." not in made.asm["ptx"], kernel

@@ -17,7 +17,7 @@ def test_fp8_rows_are_those_of_the_numbers_that_four_bits_hold() -> None:
     held = nvfp4.quantize(weight())
     wanted = quantize_rows(nvfp4.dequantize(held))
     scales, out = nvfp4_weights.fp8_scales(held), torch.empty(7, 50, dtype=torch.uint8)
-    nvfp4_weights.fp8_values(held, scales, out)
+    nvfp4_weights.fp8_values(held, 1.0 / scales, out)
     assert torch.equal(scales, wanted.scales)
     assert torch.equal(out, wanted.values.view(torch.uint8))
 
@@ -41,7 +41,7 @@ def test_the_kernel_equals_the_definition(rows: int, columns: int) -> None:
     held = nvfp4.quantize(x.to(device))
     wanted = nvfp4_weights.fp8_rows(held)
     out = torch.empty(rows, columns, dtype=torch.uint8, device=device)
-    nvfp4_fp8_triton.fp8_values(held, wanted.scales, out)
+    nvfp4_fp8_triton.fp8_values(held, 1.0 / wanted.scales, out)
     assert torch.equal(out, wanted.values.view(torch.uint8))
     with pytest.raises(ValueError, match="contiguous uint8"):
-        nvfp4_fp8_triton.fp8_values(held, wanted.scales, out[:, 1:])
+        nvfp4_fp8_triton.fp8_values(held, 1.0 / wanted.scales, out[:, 1:])
