@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help install test test-browser test-godot test-unity test-replay stress-unity demo lint clean
+.PHONY: help install test test-browser test-godot test-unity test-replay test-show stress-unity demo lint clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,6 +45,9 @@ test-unity: $(STAMP) ## the Unity package under Mono and CoreCLR; installs both
 
 test-replay: $(STAMP) ## three minutes of the pocket model with 40 events, done again bit for bit: a quarter of an hour
 	$(BIN)/python -m pytest tests/bridge/test_long_replay.py -s
+
+test-show: $(STAMP) ## ten minutes of a show with nobody there, and every frame in its recording; SECONDS=60 for less
+	SHOW_SECONDS="$(or $(SECONDS),600)" $(BIN)/python -m pytest tests/examples/test_long_show.py -s
 
 stress-unity: $(STAMP) ## ten minutes in which the C# ring reader may not show one torn frame
 	tests/clients/unity/get_runtimes.sh

@@ -17,6 +17,7 @@ from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError
 from everscene_bridge.record import Recorder, RecordSettings
 from everscene_bridge.scene import load_scene
+from everscene_bridge.video_file import check_path
 from everscene_engine.errors import EngineError
 
 Model = Annotated[str, typer.Option(help="pocket, another of `everscene models list`, or pattern.")]
@@ -47,7 +48,9 @@ def record(
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     try:
+        check_path(file)
         with Client(endpoint, token, name="record", on_notice=recorder.heard) as world:
+            world.wait_until_following()
             if from_snapshot is not None:
                 world.restore(from_snapshot)
             result = recorder.record(world, ready=lambda: say(f"recording {world.info.model} to {file}"))

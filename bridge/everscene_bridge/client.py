@@ -18,7 +18,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from everscene_bridge import protocol
-from everscene_bridge.client_frames import Frame, FrameInbox
+from everscene_bridge.client_frames import Following, Frame, FrameInbox
 from everscene_bridge.client_link import Link, Listener
 from everscene_bridge.client_receipts import OpenReceipts
 from everscene_bridge.errors import (
@@ -108,6 +108,7 @@ class Client(Listener):
         self._ids = itertools.count(1)
         self._welcome: Welcome | None = None
         self._connected = False
+        self._following = False
         self._closed = False
         self._refused: Refused | None = None
         self._state = "starting"
@@ -344,14 +345,21 @@ class Client(Listener):
         """The newest frame; None before there is one."""
         return self._frames.latest()
 
-    def frames(self, in_order: bool = False, timeout: float | None = None) -> Iterator[Frame]:
+    def frames(self, in_order: bool = False, timeout: float | None = None) -> Following:
         """Frames as they come, until the client is closed.
 
-        in_order False: always the newest, leaving out what came while the caller was busy. True: each, unless the
-        caller is slower than the ring is long (counted in `lost_frames`). timeout: seconds without a frame after
-        which NotInTime is raised; None waits, also while the server is away.
+        in_order False: always the newest, leaving out what came while the caller was busy. True: each from the newest
+        at the time of this call on, unless the caller is slower than the ring is long (counted in `lost_frames`).
+        timeout: seconds without a frame after which NotInTime is raised (`next` may be called again after it); None
+        waits, also while the server is away.
         """
         return self._frames.follow(in_order, timeout)
+
+    def wait_until_following(self) -> None:
+        """Wait until no frame that is published from now on can be missed for want of a connection. Raises NotInTime,
+        Disconnected."""
+        self._await(lambda: self._following, self._timeout, "the frames endpoint does not answer")
+        self.ping()  # the subscription went out before this question
 
     @property
     def lost_frames(self) -> int:
@@ -373,10 +381,16 @@ class Client(Listener):
         hello = Hello(protocol=list(protocol.VERSION), client=self.name, client_id=self.client_id, language="python")
         self._link.send(pack(hello))
 
+    def on_following(self) -> None:
+        """Remember that frames are heard."""
+        with self._changed:
+            self._following = True
+            self._changed.notify_all()
+
     def on_lost(self) -> None:
         """Remember that no server is there."""
         with self._changed:
-            self._connected = False
+            self._connected = self._following = False
             self._changed.notify_all()
 
     def on_refused(self, why: Refused) -> None:

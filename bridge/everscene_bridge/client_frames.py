@@ -69,36 +69,24 @@ class FrameInbox:
     def latest(self) -> Frame | None:
         """The newest frame; None before there is one."""
         for _ in range(protocol.MAX_UNREAD_NOTICES):
-            notice = self._newest()
+            notice = self.newest()
             if notice is None:
                 return None
-            frame = self._fetch(notice)
+            frame = self.fetch(notice)
             if frame is not None:
                 return frame
         return None
 
-    def follow(self, in_order: bool, timeout: float | None) -> Iterator[Frame]:
+    def follow(self, in_order: bool, timeout: float | None) -> "Following":
         """As `Client.frames`."""
-        last, epoch = 0, 0
-        while True:
-            notice = self._await_frame(last, epoch, in_order, timeout)
-            if notice is None:
-                return
-            if in_order and notice.epoch == epoch and last:
-                self.lost += notice.frame - last - 1
-            last, epoch = notice.frame, notice.epoch
-            frame = self._fetch(notice)
-            if frame is not None:
-                yield frame
-            elif in_order:
-                self.lost += 1
+        return Following(self, in_order, timeout)
 
-    def _await_frame(self, last: int, epoch: int, in_order: bool, timeout: float | None) -> FrameNotice | None:
-        """The notice of the next frame to give; None when the client is closed."""
+    def next_notice(self, last: int, epoch: int, in_order: bool, timeout: float | None) -> FrameNotice | None:
+        """The notice of the frame to give after frame `last` of `epoch`; None when the client is closed."""
         with self._changed:
 
             def newest() -> FrameNotice | None:
-                found = self._newest()
+                found = self.newest()
                 return None if found is None or (found.epoch == epoch and found.frame <= last) else found
 
             if not self._changed.wait_for(lambda: self._closed() or newest() is not None, timeout):
@@ -106,18 +94,20 @@ class FrameInbox:
             found = newest()
             if self._closed() or found is None:
                 return None
-            if not in_order or found.epoch != epoch:
+            if not in_order:
                 return found
-            behind = found.frame - last
-            room = PICTURES_KEPT if self.ring is None else self.ring.slot_count - 1
-            following = self._notices.get(last + 1)
-            return following if following is not None and behind < room else found
+            oldest = found.frame - (PICTURES_KEPT if self.ring is None else self.ring.slot_count - 1) + 2
+            if found.epoch != epoch:
+                kept = self._notices.values()
+                return next(one for one in kept if one.epoch == found.epoch and one.frame >= oldest)
+            return self._notices.get(last + 1, found) if last + 1 >= oldest else found
 
-    def _newest(self) -> FrameNotice | None:
+    def newest(self) -> FrameNotice | None:
+        """The newest notice; None before there is one."""
         with self._changed:
             return next(reversed(self._notices.values())) if self._notices else None
 
-    def _fetch(self, notice: FrameNotice) -> Frame | None:
+    def fetch(self, notice: FrameNotice) -> Frame | None:
         """The frame of a notice; None when its pixels are gone."""
         with self._changed:
             ring = self.ring
@@ -143,6 +133,32 @@ class FrameInbox:
             index=notice.index,
             flags=notice.flags,
         )
+
+
+class Following(Iterator[Frame]):
+    """Frames one after another. After NotInTime it can be asked again, and goes on where it was."""
+
+    def __init__(self, inbox: FrameInbox, in_order: bool, timeout: float | None) -> None:
+        self.timeout = timeout  # seconds; may be changed
+        self._inbox = inbox
+        self._in_order = in_order
+        newest = inbox.newest()
+        self._last = 0 if newest is None else newest.frame - 1
+        self._epoch = 0 if newest is None else newest.epoch
+
+    def __next__(self) -> Frame:
+        inbox, in_order = self._inbox, self._in_order
+        while True:
+            notice = inbox.next_notice(self._last, self._epoch, in_order, self.timeout)
+            if notice is None:
+                raise StopIteration
+            if in_order and notice.epoch == self._epoch:
+                inbox.lost += notice.frame - self._last - 1
+            self._last, self._epoch = notice.frame, notice.epoch
+            frame = inbox.fetch(notice)
+            if frame is not None:
+                return frame
+            inbox.lost += in_order
 
 
 def _decode(picture: tuple[bytes, bytes], notice: FrameNotice) -> NDArray[np.uint8]:

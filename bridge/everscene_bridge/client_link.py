@@ -50,6 +50,9 @@ class Listener:
     def on_lost(self) -> None:
         """The control socket has none any more; the link is trying."""
 
+    def on_following(self) -> None:
+        """The frames socket is connected: what is published from about now on is heard."""
+
     def on_refused(self, why: Refused) -> None:
         """The server wants another token; the link has given up."""
 
@@ -78,6 +81,7 @@ class Link:
         self._control: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._frames: zmq.Socket[bytes] | None = None
+        self._frames_monitor: zmq.Socket[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="everscene-client", daemon=True)
 
     def start(self) -> None:
@@ -115,7 +119,7 @@ class Link:
             while not self._closing or not self._jobs.empty():
                 self._turn()
         finally:
-            for one in (self._monitor, self._control, self._frames):
+            for one in (self._monitor, self._control, self._frames_monitor, self._frames):
                 if one is not None:
                     one.close()
             self._context.term()
@@ -125,7 +129,7 @@ class Link:
     def _turn(self) -> None:
         poller = zmq.Poller()
         poller.register(self._wake_out, zmq.POLLIN)
-        for one in (self._monitor, self._control, self._frames):
+        for one in (self._monitor, self._control, self._frames_monitor, self._frames):
             if one is not None:
                 poller.register(one, zmq.POLLIN)
         ready = dict(poller.poll())
@@ -137,6 +141,9 @@ class Link:
             self._take_monitor(self._monitor)
         if self._control is not None and self._control in ready:
             self._take_control(self._control)
+        if self._frames_monitor is not None and self._frames_monitor in ready:
+            self._frames_monitor.recv_multipart()
+            self._listener.on_following()
         if self._frames is not None and self._frames in ready:
             self._take_frames(self._frames)
 
@@ -176,9 +183,12 @@ class Link:
             self._control.send_multipart(parts, zmq.NOBLOCK)
 
     def _follow(self, endpoint: str, topics: list[bytes]) -> None:
-        if self._frames is not None:
+        if self._frames is not None and self._frames_monitor is not None:
+            self._frames.disable_monitor()
+            self._frames_monitor.close()
             self._frames.close(linger=0)
         self._frames = self._socket(zmq.SUB)
+        self._frames_monitor = self._frames.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._frames.setsockopt(zmq.RCVHWM, protocol.MAX_UNREAD_NOTICES)
         for topic in topics:
             self._frames.setsockopt(zmq.SUBSCRIBE, topic)

@@ -27,18 +27,23 @@ from everscene_bridge.video_file import VideoFile
 QUEUE_BYTES = 256 * 2**20
 QUEUE_FRAMES = 256
 FRAME_TIMEOUT_S = 1.0
+TAIL_FRAMES = 64
+"""When it is to stop, so many frames at most are still read: those that are in the ring already."""
 INPUTS_REMEMBERED = 4096
+
+
+class Source(Iterator[Frame], Protocol):
+    """What a recording needs of what `Client.frames` gives."""
+
+    timeout: float | None
 
 
 class RecordedWorld(Protocol):
     """What a recording needs of a `Client`."""
 
     @property
-    def lost_frames(self) -> int: ...
-
-    @property
     def info(self) -> Welcome: ...
-    def frames(self, in_order: bool = False, timeout: float | None = None) -> Iterator[Frame]: ...
+    def frames(self, in_order: bool = False, timeout: float | None = None) -> Source: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Recorder:
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def stop(self) -> None:
-        """Finish the file with what has come so far."""
+        """Finish the file with what has been published so far."""
         self._stopping.set()
 
     def heard(self, notice: Notice) -> None:
@@ -104,6 +109,8 @@ class Recorder:
                 while goes_on and (frame := frames.get()) is not None:
                     goes_on = files.take(frame)
                     self._write_news(files)
+                if files.result.files:
+                    self._write_news(files)
                 return files.result
         finally:
             self._stopping.set()
@@ -112,20 +119,25 @@ class Recorder:
                 reader.join(0.05)
 
     def _read(self, world: RecordedWorld, frames: "queue.Queue[Frame | None]", ready: Callable[[], None]) -> None:
+        source = world.frames(in_order=True, timeout=FRAME_TIMEOUT_S)
         waiting = self._settings.from_cut
         ready()
-        while not self._stopping.is_set():
+        left = TAIL_FRAMES
+        while left:
+            if self._stopping.is_set():
+                source.timeout = 0.0  # only what is there already
+                left -= 1
             try:
-                for frame in world.frames(in_order=True, timeout=FRAME_TIMEOUT_S):
-                    waiting = waiting and not frame.flags & FLAG_CUT
-                    if not waiting:
-                        frames.put(frame)
-                    if self._stopping.is_set():
-                        break
-                else:
-                    break  # the client was closed
-            except NotInTime:
-                continue  # paused, or the server is away
+                frame = next(source)
+            except NotInTime:  # paused, or the server is away
+                if source.timeout:
+                    continue
+                break
+            except StopIteration:  # the client was closed
+                break
+            waiting = waiting and not frame.flags & FLAG_CUT
+            if not waiting:
+                frames.put(frame)
         frames.put(None)
 
     def _write_news(self, files: "_Files") -> None:
@@ -173,7 +185,7 @@ class _Files:
             self._lost_here += gap - 1
             self.note({"kind": "lost", "frames": gap - 1, "before_frame": frame.number})
         place_in_file = self._place - self._first_place
-        if last is None or frame.prompt != last.prompt or place_in_file == 0:
+        if last is None or (frame.prompt, frame.order) != (last.prompt, last.order) or place_in_file == 0:
             self._begin_chapter(frame, place_in_file)
         self._video.write(frame.pixels, place_in_file)
         self.result.frames += 1
@@ -212,8 +224,8 @@ class _Files:
         info = self._info
         self._first_place = self._place
         self._lost_here = 0
-        self._lines = path.with_name(path.name + ".jsonl").open("w", encoding="utf-8", buffering=1)
         self._video = VideoFile(path, info.width, info.height, info.fps, self._settings.crf)
+        self._lines = path.with_name(path.name + ".jsonl").open("w", encoding="utf-8", buffering=1)
         self.result.files.append(path)
         about = {"model": info.model, "seed": info.seed, "width": info.width, "height": info.height, "fps": info.fps}
         self.note({"kind": "recording", "file": path.name, "epoch": info.epoch, "first_frame": frame.number, **about})

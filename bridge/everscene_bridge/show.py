@@ -6,6 +6,7 @@ that all is well, as long as it is. When no frame comes for too long although on
 systemd, which then starts the show anew; with `restore: last` the world goes on.
 """
 
+import contextlib
 import datetime
 import logging
 import queue
@@ -129,6 +130,12 @@ class StageManager:
         if self._recording is not None and self._open:
             self._recording.look()
         self._look_at_frames(now)
+
+    def close(self, now: float) -> None:
+        """The show is over: the picture stands, and the recording has every frame that was shown."""
+        if self._open:
+            self._turn(False, now)
+        log.info("the show ends with frame %d", self._frame())
 
     def _turn(self, opens: bool, now: float) -> None:
         """Open or close."""
@@ -267,6 +274,8 @@ def run(path: Path, console: Console, seconds: float | None = None) -> None:
             except ClientError as problem:
                 log.error("the stage manager could not do its work this time: %s", problem)
         systemd.tell(STOPPING=1)
+        with contextlib.suppress(ClientError):  # the server may be what has gone
+            manager.close(time.monotonic())
 
 
 def _recorder(show: Show, endpoint: str, token: str | None) -> RecorderProcess | None:

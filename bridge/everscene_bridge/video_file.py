@@ -71,6 +71,13 @@ class VideoFile:
         self._container.close()
 
 
+def check_path(path: Path) -> None:
+    """Raise SettingsError for a file that cannot become a video: its ending, or a folder that is not there."""
+    _container(path)
+    if not path.parent.is_dir():
+        raise SettingsError(f"there is no folder {path.parent}")
+
+
 def _container(path: Path) -> str:
     formats = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
     if path.suffix not in formats:

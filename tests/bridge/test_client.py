@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.bridge.harness import make_engine
 
 from everscene_bridge.client import Client
 from everscene_bridge.errors import Disconnected, NotInTime, Refused, Rejected, RequestFailed, Superseded
 from everscene_bridge.messages import Notice
 from everscene_bridge.pattern import PatternEngine, PatternTimes, read_mark
+from everscene_bridge.scene import load_scene
 from everscene_bridge.server import Server
+from everscene_bridge.settings import ServeSettings
 
 StartServer = Callable[..., Server]
 
@@ -52,6 +55,33 @@ def test_info_scene_and_prompt_come_with_the_handshake(world: Client, server: Se
     assert world.info.epoch == server.epoch
     assert world.scene.events[0].name == "storm"
     assert world.prompt_now == "a red fox trots along the harbour by day, clear sky"
+
+
+def test_who_waits_until_it_follows_misses_no_frame() -> None:
+    for _ in range(5):  # a race that would be lost only sometimes
+        server = Server(make_engine(), make_engine, load_scene(), ServeSettings(control_port=0, frames_port=0))
+        server.stream.timeline.pause()
+        with server, Client(server.endpoint) as world:
+            world.wait_until_following()
+            frames = world.frames(in_order=True, timeout=5)
+            world.resume()
+            assert [next(frames).number for _ in range(3)] == [1, 2, 3]
+
+
+def test_frames_can_be_asked_for_again_after_a_while_without_any(world: Client) -> None:
+    frames = world.frames(in_order=True, timeout=0.1)
+    first = next(frames).number
+    world.pause()
+    seen = []
+    for _ in range(3):
+        try:
+            seen.extend(frame.number for frame in frames)
+        except NotInTime:
+            continue
+    world.resume()
+    frames.timeout = 5
+    seen += [next(frames).number for _ in range(3)]
+    assert seen == list(range(first + 1, first + 1 + len(seen)))
 
 
 def test_frames_in_order_are_all_frames(world: Client) -> None:

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from everscene_bridge.errors import NotInTime, SettingsError
 from everscene_bridge.messages import Notice, Stamps, Welcome
 from everscene_bridge.pattern import PatternEngine
 from everscene_bridge.protocol import FLAG_CUT
-from everscene_bridge.record import Recorded, Recorder, RecordSettings
+from everscene_bridge.record import FRAME_TIMEOUT_S, Recorded, Recorder, RecordSettings
 from everscene_bridge.scene import load_scene
 from everscene_bridge.server import Server
 from everscene_bridge.video_file import VideoFile
@@ -39,22 +40,31 @@ def frame(number: int, prompt: str = "a", order: int = 0, flags: int = 0) -> Fra
 class Scripted:
     """A world that gives these frames, then ends; a None is a while without a frame."""
 
-    lost_frames = 0
+    timeout: float | None = None
 
     def __init__(self, *frames: Frame | None) -> None:
         self.left = list(frames)
+        self.asked = False
 
     @property
     def info(self) -> Welcome:
         return welcome().model_copy(update={"width": WIDTH, "height": HEIGHT, "fps": float(FPS)})
 
-    def frames(self, in_order: bool = False, timeout: float | None = None) -> Iterator[Frame]:
-        assert in_order
-        while self.left:
-            one = self.left.pop(0)
-            if one is None:
-                raise NotInTime("nothing")
-            yield one
+    def frames(self, in_order: bool = False, timeout: float | None = None) -> "Scripted":
+        assert in_order and not self.asked, "a second time, and it would begin with a frame that it had"
+        self.asked, self.timeout = True, timeout
+        return self
+
+    def __iter__(self) -> "Scripted":
+        return self
+
+    def __next__(self) -> Frame:
+        if not self.left:
+            raise StopIteration
+        one = self.left.pop(0)
+        if one is None:
+            raise NotInTime("nothing")
+        return one
 
 
 def record(path: Path, world: Scripted, *notices: Notice, **settings: Any) -> Recorded:
@@ -97,6 +107,43 @@ def test_a_lost_frame_leaves_its_place_and_is_counted(tmp_path: Path) -> None:
     assert [second for second, _ in decoded(path)] == pytest.approx([0, 1 / FPS, 5 / FPS, 6 / FPS])
     assert {"kind": "lost", "frames": 3, "before_frame": 6} in lines(path)
     assert lines(path)[-1] == {"kind": "end", "frames": 4, "lost": 3}
+
+
+def test_a_pause_leaves_no_frame_twice(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_server(lambda: PatternEngine(width=WIDTH, height=HEIGHT, fps=60.0))
+    recorder = Recorder(RecordSettings(tmp_path / "out.mp4"))
+    with Client(server.endpoint) as world:
+        next(world.frames(timeout=20))
+        world.pause()
+        first = world.stats().frame
+        found: list[Recorded] = []
+        ready = threading.Event()
+        thread = threading.Thread(target=lambda: found.append(recorder.record(world, ready.set)))
+        thread.start()
+        assert ready.wait(20)
+        time.sleep(1.5 * FRAME_TIMEOUT_S)  # the time that is tested is the recorder's own
+        world.resume()
+        frames = world.frames(timeout=20)
+        assert next(one for one in frames if one.number > first + 60)
+        world.pause()
+        last = world.stats().frame
+        recorder.stop()
+        thread.join(20)
+    assert (found[0].frames, found[0].lost) == (last - first + 1, 0)
+
+
+def test_a_recording_that_is_stopped_has_what_was_published(tmp_path: Path) -> None:
+    recorder = Recorder(RecordSettings(tmp_path / "out.mp4"))
+    recorder.stop()
+    world = Scripted(*(frame(number) for number in range(1, 7)), None, frame(7))
+    assert recorder.record(world).frames == 6
+
+
+def test_an_event_that_changes_no_words_is_a_chapter_too(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    said = Notice(kind="input", epoch=7, at_ns=5, order=2, client="desk", event="storm")
+    record(path, Scripted(*(frame(n, "a", order=0 if n < 9 else 2) for n in range(1, 17))), said)
+    assert chapters(path) == [(0.0, "a"), (0.5, "storm")]
 
 
 def test_events_are_chapters_and_lines(tmp_path: Path) -> None:
@@ -156,6 +203,21 @@ def test_a_momentary_event_that_passes_begins_a_chapter_named_by_its_prompt(tmp_
     prompts = [("day", 0)] * 8 + [("day flash", 2)] * 8 + [("day", 2)] * 8
     record(path, Scripted(*(frame(n, prompt, order) for n, (prompt, order) in enumerate(prompts, start=1))), said)
     assert chapters(path) == [(0.0, "day"), (0.5, "flash"), (1.0, "day")]
+
+
+@pytest.mark.parametrize(("name", "words"), [("x.avi", "must end in one of"), ("none/x.mp4", "there is no folder")])
+def test_the_command_refuses_a_file_before_it_connects(tmp_path: Path, name: str, words: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "everscene_bridge",
+        "record",
+        str(tmp_path / name),
+        "--endpoint",
+        "tcp://127.0.0.1:9",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and words in done.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "size", "words"), [("x.avi", (64, 36), "must end in"), ("x.mp4", (63, 36), "even")])

@@ -181,6 +181,14 @@ def test_a_show_opens_and_closes(evening: Evening) -> None:
     assert evening.recording.notes == ["end", "begin", "end"]
 
 
+def test_a_show_that_ends_stands_still_before_its_recording_does(evening: Evening) -> None:
+    evening.look(0)
+    del evening.stage.notes[:], evening.recording.notes[:]
+    evening.manager.close(1)
+    evening.manager.close(2)
+    assert (evening.stage.notes, evening.recording.notes) == (["pause"], ["end"])
+
+
 def test_the_idle_feed_plays_when_nobody_has_sent_anything(evening: Evening) -> None:
     evening.look(0)
     evening.look(59)
