@@ -13,7 +13,7 @@ from everscene_engine.live import LiveEngine
 from everscene_engine.memory_fit import ROOM, need
 from everscene_engine.models.layout import has_part
 from everscene_engine.models.presets import HOME, Preset, preset
-from everscene_engine.models.quantize import POCKET_PART, load_stored, precisions_in, stored_part
+from everscene_engine.models.quantize import POCKET_PART, check_pocket_source, load_stored, precisions_in, stored_part
 from everscene_engine.picture import fitted
 from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
 from everscene_engine.precision import Formats, check_device, choose, machine_of
@@ -110,6 +110,7 @@ def _load_pocket(
     pocket = load_pocket(place, dtype, folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS, steps)
     transformer = pocket.transformer
     if stored:
+        check_pocket_source(folder, formats.precision, pocket.transformer)
         transformer = load_stored(chosen.transformer, folder, POCKET_PART, formats.precision, place, dtype)
     elif formats.precision in FORMATS:
         store_linears(transformer, formats.precision)

@@ -8,13 +8,15 @@ On disk and in a state dict, NAME.weight is then
     NAME.weight_values   NVFP4: uint8 [out, ceil(in / 16) · 8]       FP8: float8_e4m3fn [out, in]
     NAME.weight_scales   NVFP4: float8_e4m3fn [out, ceil(in / 16)]   FP8: float32 [out, 1]
     NAME.weight_amax     NVFP4 alone: float32 [1]
+    NAME.input_amax      calibrated NVFP4 alone: float32 [1]
 
-Weights need no data to be calibrated: a scale is the largest magnitude of its block, row or matrix, and of two scales
-for an NVFP4 block the one with the smaller squared error. Activations are quantised as they come.
+A scale is the largest magnitude of its block, row or matrix. An NVFP4 block takes of two scales the one with the
+smaller squared error, or with a calibration (`models/calibrate.py`) of many the one with which the linear's output errs
+least. input_amax is the largest magnitude that the calibration met: the range of activations in four bits.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +27,21 @@ from everscene_engine.transformer import WanTransformer
 from everscene_kernels import nvfp4_weights
 from everscene_kernels.fp8 import FP8Rows, linear_fp8, quantize_rows
 from everscene_kernels.nvfp4 import NVFP4Tensor, Rule, rows_and_blocks
+from everscene_kernels.nvfp4_weighted import quantize_weighted
 
 FORMATS = ("nvfp4", "fp8")
 RULE: Rule = "mse"
-PARTS = (".weight_values", ".weight_scales", ".weight_amax")  # of tensors that keep their dtype
+PARTS = (".weight_values", ".weight_scales", ".weight_amax", ".input_amax")  # of tensors that keep their dtype
+
+
+class Measured(Protocol):
+    """What a calibration knows of the linears, by their names (`models.calibrate.Calibration` is one)."""
+
+    @property
+    def moments(self) -> dict[str, Tensor]: ...
+
+    @property
+    def amax(self) -> dict[str, Tensor]: ...
 
 
 class StoredLinear(nn.Module):
@@ -37,10 +50,14 @@ class StoredLinear(nn.Module):
     weight_values: Tensor
     weight_scales: Tensor
 
-    def __init__(self, inner: int, outer: int, format: str) -> None:
+    input_amax: Tensor | None
+
+    def __init__(self, inner: int, outer: int, format: str, calibrated: bool = False) -> None:
         super().__init__()
         if format not in FORMATS:
             raise ConfigError(f"format is {format!r}; weights are stored in {' or '.join(FORMATS)}")
+        if calibrated and format != "nvfp4":
+            raise ConfigError(f"only nvfp4 is calibrated; {format} takes the scales of its rows as they are")
         self.format = format
         self.in_features, self.out_features = inner, outer
         eight = torch.float8_e4m3fn
@@ -51,16 +68,23 @@ class StoredLinear(nn.Module):
                 self.register_buffer("weight_values", torch.empty(outer, blocks * 8, dtype=torch.uint8))
                 self.register_buffer("weight_scales", torch.empty(outer, blocks, dtype=eight))
                 self.register_buffer("weight_amax", torch.empty(1))
+                self.register_buffer("input_amax", torch.empty(1) if calibrated else None)
             else:
                 self.register_buffer("weight_values", torch.empty(outer, inner, dtype=eight))
                 self.register_buffer("weight_scales", torch.empty(outer, 1))
 
     @classmethod
-    def of(cls, linear: nn.Linear, format: str) -> "StoredLinear":
-        """A plain linear's weight, quantised on its device."""
-        made = cls(linear.in_features, linear.out_features, format)
+    def of(
+        cls, linear: nn.Linear, format: str, moments: Tensor | None = None, input_amax: Tensor | None = None
+    ) -> "StoredLinear":
+        """A plain linear's weight, quantised on its device. moments, input_amax: of its inputs, both or none."""
+        made = cls(linear.in_features, linear.out_features, format, moments is not None)
         made.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        if format == "nvfp4":
+        if moments is not None:
+            four = quantize_weighted(linear.weight.detach(), moments)
+            made.weight_values, made.weight_scales, made.weight_amax = four.values, four.scales, four.amax
+            made.input_amax = input_amax
+        elif format == "nvfp4":
             four = nvfp4_weights.quantize(linear.weight.detach())
             made.weight_values, made.weight_scales, made.weight_amax = four.values, four.scales, four.amax
         else:
@@ -101,18 +125,25 @@ class StoredLinear(nn.Module):
         return self
 
 
-def store_linears(model: WanTransformer, format: str) -> None:
+def store_linears(
+    model: WanTransformer, format: str, measured: Measured | None = None, calibrated: bool = False
+) -> None:
     """Quantise the linears of the blocks in place, one after the other; a model without weights gets empty ones.
 
-    Raises ConfigError for a format that is none.
+    measured: what a calibration found; calibrated: of empty ones, whether they are to hold what one found.
+    Raises ConfigError for a format that is none, or that is not calibrated.
     """
-    for parent, name in _places(model):
+    names = list(linears_of(model))
+    for full_name, (parent, name) in zip(names, _places(model), strict=True):
         linear = getattr(parent, name)
         assert isinstance(linear, nn.Linear)
         if linear.weight.is_meta:
-            setattr(parent, name, StoredLinear(linear.in_features, linear.out_features, format))
-        else:
+            setattr(parent, name, StoredLinear(linear.in_features, linear.out_features, format, calibrated))
+        elif measured is None:
             setattr(parent, name, StoredLinear.of(linear, format))
+        else:
+            moments, amax = measured.moments[full_name], measured.amax[full_name]
+            setattr(parent, name, StoredLinear.of(linear, format, moments, amax))
 
 
 def format_of(model: WanTransformer) -> str | None:

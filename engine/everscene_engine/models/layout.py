@@ -39,15 +39,21 @@ class PartHeader:
 
 
 def write_part(
-    folder: Path, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype | None = None
+    folder: Path,
+    part: str,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    one_file: bool = False,
 ) -> list[Path]:
-    """Write a part, replacing what was there; holds one file's tensors in memory at a time. dtype: None keeps each."""
+    """Write a part, replacing what was there; holds one file's tensors in memory at a time. dtype: None keeps each.
+    one_file: whatever its size; else a file holds 4 GiB of tensors, or one."""
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
         bytes_each = (dtype or tensor.dtype).itemsize
-        if groups[-1] and size + tensor.numel() * bytes_each > FILE_BYTES:
+        if groups[-1] and not one_file and size + tensor.numel() * bytes_each > FILE_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(name)
@@ -108,7 +114,16 @@ def read_header(folder: Path, part: str) -> PartHeader:
 
 def fingerprint(header: PartHeader) -> str:
     """Tells one set of weights from another by the checksums of its tensors."""
-    return hashlib.sha256(repr(sorted(header.crc.items())).encode()).hexdigest()
+    return _hashed(header.crc)
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """The same of tensors that are in memory, as bfloat16."""
+    return _hashed({name: _crc(tensor.to("cpu", torch.bfloat16)) for name, tensor in tensors.items()})
+
+
+def _hashed(sums: Mapping[str, int]) -> str:
+    return hashlib.sha256(repr(sorted(sums.items())).encode()).hexdigest()
 
 
 def shapes_of(module: nn.Module) -> dict[str, Shape]:

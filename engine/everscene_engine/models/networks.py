@@ -18,12 +18,13 @@ from everscene_engine.transformer import WanTransformer
 _VAE_STEPS = [1, 2, 4, 4]  # widths of the stages, in base widths
 
 
-def transformer(config: Mapping[str, Any], linears: str | None = None) -> WanTransformer:
-    """Our transformer without weights. linears: nvfp4 or fp8 for those of the blocks to be stored so."""
+def transformer(config: Mapping[str, Any], linears: str | None = None, calibrated: bool = False) -> WanTransformer:
+    """Our transformer without weights. linears: nvfp4 or fp8 for those of the blocks to be stored so, calibrated or
+    not."""
     with torch.device("meta"):
         made = WanTransformer(TransformerConfig(**config))
     if linears is not None:
-        store_linears(made, linears)
+        store_linears(made, linears, calibrated=calibrated)
     return made
 
 

@@ -8,7 +8,7 @@ from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
 from everscene_engine.models.layout import check_shapes, check_values, has_part, read_header, shapes_of
 from everscene_engine.models.presets import Preset
-from everscene_engine.models.quantize import LINEARS, POCKET_PART, check_source, stored_part
+from everscene_engine.models.quantize import CALIBRATED, LINEARS, POCKET_PART, check_source, stored_part
 from everscene_engine.stored_linear import FORMATS
 
 OPTIONAL = ("lightvae", "lightvae2", "tiny")
@@ -48,7 +48,7 @@ def verify_part(preset: Preset, part: str, folder: Path, deep: bool = False) -> 
             raise CheckpointError(f"{folder / part} says that its linears are in {header.config.get(LINEARS)}")
         if format is not None:
             check_source(folder, part.removeprefix(f"{format}-"), format)
-        wanted = shapes_of(networks.transformer(asdict(preset.transformer), format))
+        wanted = shapes_of(networks.transformer(asdict(preset.transformer), format, CALIBRATED in header.config))
     else:
         wanted = shapes_of(_MAKERS[part](header.config))
     wanted.pop("encoder.embed_tokens.weight", None)  # in the text encoder, another name of shared.weight
