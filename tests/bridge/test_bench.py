@@ -1,6 +1,7 @@
 """The latency bench, against an engine whose times are known."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from everscene_bridge import bench, bench_load, bench_pipeline
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.pattern import PatternEngine, PatternTimes
 from everscene_bridge.scene import load_scene
+from everscene_bridge.stats import Distribution
 
 TIMES = PatternTimes(recache=0.01, forward=0.01, forwards=5, decode=0.01)
 
@@ -24,6 +26,7 @@ def test_latency_is_measured_with_and_without_interrupt() -> None:
     wanted = 1.25 * (stages["recache"] + stages["denoise"] + stages["clean"] + stages["decode"] / 2)
     assert abs(result["bound_ms"] - wanted) < 1e-6
     assert result["bound_ms"] >= 1.25 * 65
+    assert result["ok"] is (reached["p95"] <= result["bound_ms"])
     assert set(result["recache_depths"]) == {"all", "last"}
     assert result["recache_depths"]["all"]["bound_ms"] == result["bound_ms"]
 
@@ -64,6 +67,37 @@ def test_a_hail_of_events_leaves_none_without_a_final_receipt() -> None:
     )
     assert result["sent"] == 400 == sum(result["final"].values())
     assert result["without_final"] == 0 and result["wrong"] == 0 and result["restarts"] == 0
+    assert result["ok"] is not bool(result["broken"])
+
+
+def test_what_a_hail_broke_is_named() -> None:
+    tally = bench_load.Tally(sent=10, by_state={"applied": 7}, without_final=3, seconds=1.0)
+    gaps = bench_load._Gaps()
+    for gap in [1500.0] + [62.0] * 2000:
+        gaps.add(gap)
+    memory: list[int | None] = [100] * 11 + [120]
+    result = bench_load._result(PatternEngine(), 20, tally, gaps, memory, {"held": 0, "restarts": 1}, empty_stats())
+    assert not result["ok"]
+    assert result["broken"] == [
+        "only 10 events a second were sent",
+        "3 events have no final receipt",
+        "the stream stood for 1500 ms",
+        "the engine was made anew 1 times",
+        "the memory grew by 20.0%",
+    ]
+
+
+def test_a_hail_that_broke_nothing_is_fine() -> None:
+    tally = bench_load.Tally(sent=10, by_state={"applied": 7, "superseded": 3}, seconds=1.0)
+    result = bench_load._result(
+        PatternEngine(), 10, tally, bench_load._Gaps(), [100] * 12, {"held": 0, "restarts": 0}, empty_stats()
+    )
+    assert result["ok"] and result["broken"] == []
+
+
+def empty_stats() -> SimpleNamespace:
+    """As much of `stats` as the result takes."""
+    return SimpleNamespace(latency_ms=Distribution().message())
 
 
 @pytest.mark.parametrize("clients", [0, 64])
