@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,32 +31,44 @@ ODD = StreamConfig(
 )
 
 
-def transformer(ranks: Ranks, linears: str | None = None) -> WanTransformer:
-    """The same weights on every rank."""
-    model = small_transformer(FOUR_HEADS)
-    if linears is not None:
-        store_linears(model, linears)
-    model.ranks = ranks
-    return model
+@dataclass(frozen=True)
+class Made:
+    """How a stream is made, the same on every rank."""
+
+    config: StreamConfig = ODD
+    sizes: TransformerConfig = FOUR_HEADS
+    kv: str = "bf16"
+    linears: str | None = None  # stored so
+    fast: tuple[str, str] | None = None  # precision and attention of the fast path
+    device: torch.device = CPU
+
+    def transformer(self, ranks: Ranks) -> WanTransformer:
+        """The same weights on every rank."""
+        model = small_transformer(self.sizes).to(self.device)
+        if self.linears is not None:
+            store_linears(model, self.linears)
+        model.ranks = ranks
+        if self.fast is None:
+            return model
+        from everscene_engine.fast_transformer import accelerated
+
+        return accelerated(model.to(torch.bfloat16), *self.fast)
+
+    def alone(self) -> LatentStream:
+        """The stream of one process."""
+        return LatentStream(self.transformer(OneRank()), self.config, seed=7, kv=self.kv)
 
 
-def follower(config: StreamConfig, kv: str, linears: str | None, ranks: Ranks, device: torch.device) -> LatentStream:
+def follower(made: Made, ranks: Ranks, device: torch.device) -> LatentStream:
     """Another rank's stream."""
-    return LatentStream(transformer(ranks, linears), config, seed=7, kv=kv)
-
-
-def alone(config: StreamConfig = ODD, kv: str = "bf16", linears: str | None = None) -> LatentStream:
-    """The stream of one process."""
-    return LatentStream(transformer(OneRank(), linears), config, seed=7, kv=kv)
+    return LatentStream(made.transformer(ranks), made.config, seed=7, kv=made.kv)
 
 
 @contextmanager
-def together(
-    size: int, config: StreamConfig = ODD, kv: str = "bf16", linears: str | None = None
-) -> Iterator[LeadingStream]:
+def together(size: int, made: Made = Made()) -> Iterator[LeadingStream]:  # noqa: B008 - it is frozen
     """The stream of several."""
-    others = RankProcesses(size, CPU, partial(follower, config, kv, linears), threads=1)
+    others = RankProcesses(size, made.device, partial(follower, made), threads=1)
     try:
-        yield LeadingStream(others, transformer(others.ranks, linears), config, seed=7, kv=kv)
+        yield LeadingStream(others, made.transformer(others.ranks), made.config, seed=7, kv=made.kv)
     finally:
         others.close()

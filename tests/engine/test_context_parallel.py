@@ -15,7 +15,7 @@ from everscene_engine.errors import CheckpointError, ConfigError, RankLost
 from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rank_processes import RankProcesses, check_ranks
 from everscene_engine.stream import LatentStream
-from tests.engine.ranks import CPU, ODD, alone, follower, together, transformer
+from tests.engine.ranks import CPU, ODD, Made, follower, together
 from tests.engine.small import small_prompt
 
 EXACT = 1e-5  # float32: sums of other lengths may round otherwise
@@ -56,7 +56,7 @@ def history(stream: LatentStream) -> list[Tensor]:
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_run_over_several_ranks_is_that_of_one(size: int) -> None:
-    wanted = history(alone())
+    wanted = history(Made().alone())
     with together(size) as stream:
         assert stream._cache.keys[0].shape[2] == 4 // size
         found = history(stream)
@@ -74,15 +74,15 @@ def test_settling_and_a_first_latent_frame_are_the_same_too() -> None:
             pass
         return [*made, latents_of(stream)]
 
-    shallow = replace(ODD, recache_depth=1, shot_sink=False)
-    wanted = run(alone(shallow))
+    shallow = Made(replace(ODD, recache_depth=1, shot_sink=False))
+    wanted = run(shallow.alone())
     with together(2, shallow) as stream:
         found = run(stream)
     assert max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) < EXACT
 
 
 def test_a_bidirectional_recache_is_the_same_too() -> None:
-    config = replace(ODD, recache="bidirectional", sampler="renoise", sink_reach=None)
+    made = Made(replace(ODD, recache="bidirectional", sampler="renoise", sink_reach=None))
 
     def run(stream: LatentStream) -> list[Tensor]:
         steer(stream, 1)
@@ -90,8 +90,8 @@ def test_a_bidirectional_recache_is_the_same_too() -> None:
         steer(stream, 2)
         return [*made, latents_of(stream)]
 
-    wanted = run(alone(config))
-    with together(2, config) as stream:
+    wanted = run(made.alone())
+    with together(2, made) as stream:
         found = run(stream)
     assert max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) < EXACT
 
@@ -103,9 +103,9 @@ def test_an_nvfp4_cache_and_stored_weights_are_sharded_as_well() -> None:
         steer(stream, 2)
         return [*made, latents_of(stream)]
 
-    wanted = run(alone(kv="nvfp4", linears="nvfp4"))
-    exact = run(alone(linears="nvfp4"))
-    with together(2, kv="nvfp4", linears="nvfp4") as stream:
+    made = Made(kv="nvfp4", linears="nvfp4")
+    wanted, exact = run(made.alone()), run(replace(made, kv="bf16").alone())
+    with together(2, made) as stream:
         assert isinstance(stream._cache, NVFP4KVCache)
         found = run(stream)
     # A rank's slots have an amax of its own heads alone, so codes differ: by no more than the cache costs.
@@ -190,5 +190,5 @@ def test_a_frame_needs_a_token_for_each_rank() -> None:
 
 def test_a_follower_is_a_plain_stream() -> None:
     ranks = SeveralRanks(Loopback())
-    stream = follower(ODD, "bf16", None, ranks, torch.device("cpu"))
-    assert type(stream) is LatentStream and stream.transformer.ranks is ranks and transformer(ranks) is not None
+    stream = follower(Made(), ranks, CPU)
+    assert type(stream) is LatentStream and stream.transformer.ranks is ranks
