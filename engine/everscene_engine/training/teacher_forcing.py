@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=Recipe.chunks)
     parser.add_argument("--pool", type=int, default=Recipe.pool)
     parser.add_argument("--fresh", type=int, default=Recipe.fresh)
+    parser.add_argument("--faded", type=float, default=Recipe.faded, help="share of clips that lose their subject")
     options = parser.parse_args()
     check_writable(options.out)
     torch.set_float32_matmul_precision("high")
@@ -321,6 +322,7 @@ def main() -> None:
         chunks=options.chunks,
         pool=options.pool,
         fresh=options.fresh,
+        faded=options.faded,
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup_steps,
         average=options.average,
