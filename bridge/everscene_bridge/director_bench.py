@@ -13,6 +13,7 @@ from everscene_bridge.scene_params import ChoiceParam, NumberParam, Param
 
 EVENTS_PER_CHUNK = 500
 CHUNK_NS = NS // 2
+CPU_SECONDS_EACH = 0.2 / 10_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class DirectorTimes:
     applied: int
     superseded: int
     rejected: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was quick enough."""
+        return self.cpu_seconds < CPU_SECONDS_EACH * self.events
 
 
 def measure(scene: Scene, events: int, seed: int = 0) -> DirectorTimes:

@@ -83,6 +83,7 @@ class Scene:
         self._texts, self._named = parts[::2], parts[1::2]
         self._prompts: dict[tuple[str, ...], str] = {}
         self._actions: dict[tuple[object, ...], Action] = {}
+        self._sets: dict[tuple[str, ...], Mapping[str, str]] = {}  # event and words of its params → words for slots
 
     def compose(self, state: SceneState, holds: Callable[[Momentary], bool] = lambda _: True) -> str:
         """The prompt of a state, with those momentary events that still hold."""
@@ -124,9 +125,11 @@ class Scene:
                 raise InputRejected("unknown_param", f"{name} has no param {given!r}; it has {known}")
         values = {key: params.get(key, param.default) for key, param in event.params.items()}
         words = _words(name, event, values)
-        sets = {slot: _tidy(PLACEHOLDER.sub(lambda match: words[match[1]], text)) for slot, text in event.set.items()}
-        for slot, text in sets.items():
-            self._must_fit(slot, text, f"{name} sets {slot}: it")
+        said = (name, *words.values())
+        sets = self._sets.get(said)
+        if sets is None:
+            sets = self._filled(name, event, words)
+            _remember(self._sets, said, sets)
         way = event.way
         return Action(
             sets,
@@ -140,6 +143,13 @@ class Scene:
             values,
             event.rules,
         )
+
+    def _filled(self, name: str, event: SceneEvent, words: Mapping[str, str]) -> Mapping[str, str]:
+        """What the event puts into its slots with these words for its params."""
+        sets = {slot: _tidy(PLACEHOLDER.sub(lambda match: words[match[1]], text)) for slot, text in event.set.items()}
+        for slot, text in sets.items():
+            self._must_fit(slot, text, f"{name} sets {slot}: it")
+        return sets
 
     def slots_action(self, sets: Mapping[str, str], way: Way, when: When) -> Action:
         """What setting slots directly does. Raises InputRejected naming slot, words and rule."""
