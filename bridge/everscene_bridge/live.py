@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from everscene_bridge.back_off import BackOff
 from everscene_bridge.chunk_record import DueFrame, Work
 from everscene_bridge.clock import Clock
 from everscene_bridge.errors import CommandFailed, SceneError
@@ -33,12 +34,6 @@ from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.port import EnginePort, FrameBlock, GeneratedChunk
 
 log = logging.getLogger(__name__)
-
-FIRST_BACK_OFF_S = 0.5
-LONGEST_BACK_OFF_S = 30.0
-STEADY_CHUNKS = 16
-"""After so many chunks without a failure the next one is treated as the first."""
-
 
 AUTOSAVES_KEPT = 3
 SETTLE_ESTIMATE = 8
@@ -95,8 +90,7 @@ class LiveStream:
         self._next_autosave_ns = self.clock.now_ns() + self._autosave_ns
         self._autosaves: deque[Snapshot] = deque(maxlen=AUTOSAVES_KEPT)
         self._stopping = threading.Event()
-        self._back_off_s = FIRST_BACK_OFF_S
-        self._good_chunks = 0
+        self._back_off = BackOff()
         self._threads = [
             threading.Thread(target=self._generate_on, name="everscene-engine", daemon=True),
             threading.Thread(target=self._decode_on, name="everscene-decoder", daemon=True),
@@ -238,9 +232,7 @@ class LiveStream:
         for stage in ("recache", "denoise", "clean"):
             if stage in chunk.seconds and (stage != "recache" or chunk.seconds[stage] > 0):
                 self.meter.stages_ms[stage].add(chunk.seconds[stage] * 1e3)
-        self._good_chunks += 1
-        if self._good_chunks == STEADY_CHUNKS:
-            self._back_off_s = FIRST_BACK_OFF_S
+        self._back_off.made_a_chunk()
 
     # Tasks, and what they can do
 
@@ -360,11 +352,11 @@ class LiveStream:
             if serial != self._serial or self._stopping.is_set():
                 return
             self._serial += 1
-            self._good_chunks = 0
+            self._back_off.failed()
             reason = f"{type(failure).__name__}: {failure}"
             log.error("the engine failed: %s", reason, exc_info=failure)
             self._drop_tasks(f"the engine failed: {reason}")
-            self.timeline.failed(f"{reason}; trying again in {self._back_off_s:g} s")
+            self.timeline.failed(f"{reason}; trying again in {self._back_off.seconds:g} s")
             self.hand_out()
             self.changed.notify_all()
 
@@ -384,9 +376,9 @@ class LiveStream:
         self._engine.unpin()
 
     def _restart(self) -> None:
-        if self._stopping.wait(self._back_off_s):
+        if self._stopping.wait(self._back_off.seconds):
             return
-        self._back_off_s = min(self._back_off_s * 2, LONGEST_BACK_OFF_S)
+        self._back_off.tried()
         try:
             self._engine.close()
             engine = self._rebuild()
@@ -402,7 +394,7 @@ class LiveStream:
         except Exception as failure:
             log.error("the engine could not be made anew: %s", failure, exc_info=failure)
             with self.changed:
-                self.timeline.engine_down = f"{failure}; trying again in {self._back_off_s:g} s"
+                self.timeline.engine_down = f"{failure}; trying again in {self._back_off.seconds:g} s"
                 self.changed.notify_all()
             return
         with self.changed:

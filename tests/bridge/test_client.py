@@ -336,7 +336,7 @@ def test_after_a_kill_the_next_server_sweeps_and_the_client_has_the_stream_again
         back = time.monotonic()
         wait_for(lambda: world.connected, 10)
         frame = next(seen)
-        assert time.monotonic() - back < 5  # 2 s are promised; the machine may be busy with other tests
+        assert time.monotonic() - back < 2  # as promised
         assert read_mark(frame.pixels)[0] == frame.number - 1
         assert open_receipt.done
         assert world.event("night").wait(timeout=5).order == 1
