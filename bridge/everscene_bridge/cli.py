@@ -396,8 +396,12 @@ def _start_logging(level: str) -> None:
     names = {"debug", "info", "warning", "error"}
     if level not in names:
         _give_up(SettingsError(f"--log-level is {level!r}; it is one of {', '.join(sorted(names))}"))
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
-    logging.basicConfig(level=level.upper(), format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    errors = Console(stderr=True)
+    if errors.is_terminal:
+        handler = RichHandler(console=errors, show_path=False)
+        logging.basicConfig(level=level.upper(), format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    else:  # a file or a journal: one line for each message
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
 
 
 def _give_up(problem: Exception) -> NoReturn:

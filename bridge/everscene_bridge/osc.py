@@ -135,7 +135,7 @@ class OscInput:
         params = [] if described is None else described.params
         if described is not None and not params:
             if len(args) > 1:
-                raise ValueError(f"{name} has no params; there came {len(args)}")
+                raise ValueError(f"{name} takes no params; there came {len(args)}")
             if args and not args[0]:
                 return None  # a button was let go
             args = []
@@ -179,7 +179,7 @@ def _named(event: str, params: Sequence[ParamDescription], args: Sequence[Any]) 
     elif len(args) <= len(params) or not params:
         pairs = [(param.name, value) for param, value in zip(params, args, strict=False)]
     else:
-        raise ValueError(f"{event} has {len(params)} params ({', '.join(known)}); there came {len(args)}")
+        raise ValueError(f"{event} takes {', '.join(known)}, so at most {len(params)}; there came {len(args)}")
     return {key: _value(known[key], value) for key, value in pairs}
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.table import Table
 
 from everscene_bridge import protocol, viewer
 from everscene_bridge.client import Client
@@ -168,19 +167,21 @@ def _has_display() -> bool:
 
 def _print_addresses(console: Console, server: Server, osc: OscInput | None) -> None:
     info = server.stream.timeline.info
-    table = Table.grid(padding=(0, 2))
-    if server.viewer_url is not None:
-        table.add_row("viewer", f"[bold]{server.viewer_url}[/bold]")
-    table.add_row("control", server.endpoint)
-    table.add_row("frames", server.frames_endpoint)
-    table.add_row("ring", str(server.ring.path) if server.ring is not None else "none: frames go through the socket")
-    if osc is not None:
-        table.add_row("osc", f"udp {osc.port}")
     scene = server.stream.timeline.ledger.scene.describe()
-    table.add_row("scene", f"{scene.name}: {', '.join(event.name for event in scene.events)}")
+    rows = {
+        "viewer": server.viewer_url and f"[bold]{server.viewer_url}[/bold]",
+        "control": server.endpoint,
+        "frames": server.frames_endpoint,
+        "ring": str(server.ring.path) if server.ring is not None else "none: frames go through the socket",
+        "osc": osc and f"udp {osc.port}",
+        "scene": f"{scene.name}: {', '.join(event.name for event in scene.events)}",
+    }
     console.print(
         f"[bold]Everscene {VERSION}[/bold]  {info.model}, {info.width}×{info.height} at {info.fps:g} fps, "
-        f"{info.steps} steps on {info.device}"
+        f"{info.steps} steps on {info.device}",
+        soft_wrap=True,
     )
-    console.print(table)
+    for name, place in rows.items():
+        if place is not None:
+            console.print(f"{name:8} {place}", soft_wrap=True)
     console.print("Ctrl-C stops it.", soft_wrap=True)

@@ -88,8 +88,8 @@ def test_a_button_that_is_let_go_does_nothing(osc: OscInput, world: FakeWorld) -
     [
         ("/other/event/storm", [], "they begin with /everscene/"),
         ("/everscene/dance", [], "event/NAME, prompt and slot/NAME"),
-        ("/everscene/event/storm", [1, 2, 3, 4, 5], "storm has 4 params"),
-        ("/everscene/event/flash", [1, 2], "flash has no params"),
+        ("/everscene/event/storm", [1, 2, 3, 4, 5], "storm takes force, kind, loud, word, so at most 4"),
+        ("/everscene/event/flash", [1, 2], "flash takes no params"),
         ("/everscene/slot/time", [5], "2 choices, so their places are 0 to 1, not 5"),
         ("/everscene/prompt", [], "one to three arguments"),
     ],
