@@ -164,10 +164,10 @@ class PatternEngine:
 
     def restore(self, state: EngineState) -> None:
         """Go on from there."""
-        theirs = tuple(state.facts[fact] for fact in ("model", "width", "height"))
-        ours = (self._info.model, self._info.width, self._info.height)
+        theirs = "{model} at {width}×{height}".format(**state.facts)
+        ours = f"{self._info.model} at {self._info.width}×{self._info.height}"
         if theirs != ours:
-            raise SnapshotError(f"the snapshot is of {theirs}; this engine is {ours}")
+            raise SnapshotError(f"the snapshot is of the model {theirs}; this engine runs {ours}")
         self._seed = state.facts["seed"]
         self._next_latent = state.facts["latent_frame"]
         self._next_chunk = state.facts["chunk"]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.bridge.simulation import MS, Simulation
+from tests.bridge.simulation import SCENE as SIMULATED
 
 from everscene_bridge.client import Client
 from everscene_bridge.errors import SceneError
@@ -86,6 +88,18 @@ def test_what_events_changed_stays_changed_in_the_new_scene(start_server: Callab
         server.change_scene(changed)
         applied = world.event("night").wait("applied", 10)
     assert applied.prompt == "by day the harbour at night, storm"
+
+
+def test_a_new_scene_is_in_the_next_chunks_and_no_frame_comes_late() -> None:
+    sim = Simulation()
+    sim.event(500, "storm")
+    sim.at(2000, lambda: sim.timeline.ledger.change_scene(parse_scene(SIMULATED.replace("harbour", "bay"))))
+    sim.run(4000)
+    before = [frame.prompt for frame in sim.shown if frame.at_ns < 2000 * MS]
+    assert {before[-1], sim.shown[-1].prompt} == {"harbour day storm", "bay day storm"}
+    changed = next(frame for frame in sim.shown if frame.prompt.startswith("bay"))
+    assert changed.at_ns / MS - 2000 < 1000 + 2 * sim.gaps_ms[-1]  # two chunks, of which one was begun before
+    assert max(sim.gaps_ms[-40:]) == pytest.approx(1000 / 16) and len(sim.shown) > 56
 
 
 def test_clients_hear_of_a_new_scene_and_of_a_broken_one(start_server: Callable[..., Server]) -> None:
