@@ -63,6 +63,7 @@ Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8 or
 KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16 or nvfp4.")]
 PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto: fast on a GPU.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
+Gpus = Annotated[int, typer.Option(min=1, help="GPUs that make the stream together; on a CPU: processes.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
 Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
 ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
@@ -97,6 +98,7 @@ def serve(
     kv: KV = "auto",
     attention: Attention = "bf16",
     path: PathOption = "auto",
+    gpus: Gpus = 1,
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
     token: Token = None,
@@ -152,6 +154,7 @@ def serve(
                 kv,
                 attention,
                 path,
+                gpus,
             ),
             serve=settings,
             scene=scene,

@@ -27,6 +27,7 @@ class EngineChoice:
     kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4
     attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU
     path: str = "auto"  # fast, plain; auto: fast where there is a GPU and Triton
+    gpus: int = 1  # that make the stream together; on a CPU: processes
     random_weights: str | None = None  # plain, bf16 or fp8: the model at its size with random weights, for measuring
 
 
@@ -47,6 +48,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
                 choice.device,
                 choice.decoder,
                 choice.recache_depth,
+                choice.gpus,
             )
         from everscene_engine.load import load as load_live
 
@@ -66,6 +68,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
             kv=choice.kv,
             attention=choice.attention,
             path=choice.path,
+            gpus=choice.gpus,
         )
 
     return load

@@ -12,6 +12,7 @@ _KINDS = (
     ("convolutions", ("conv", "dgrad", "fprop", "implicit")),
     ("fused rows", ("_add_norm", "_turned", "_rows_kernel", "_gelu")),
     ("NVFP4", ("_quantize_kernel", "_dequantize_kernel", "_amax_kernel")),
+    ("exchanges between GPUs", ("nccl",)),
     ("copies", ("memcpy", "memset", "copy_")),
 )
 REST = "rest"

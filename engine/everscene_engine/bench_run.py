@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from everscene_engine.context_parallel import Ranks
 from everscene_engine.decoder import StreamingDecoder, frames_to_rgba8
+from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
 from everscene_engine.random_models import (
@@ -20,6 +23,7 @@ from everscene_engine.random_models import (
     random_transformer,
     resized,
 )
+from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.stopwatch import Mark, Stopwatch
 from everscene_engine.stored_linear import FORMATS, store_linears
 from everscene_engine.stream import LatentStream
@@ -34,7 +38,14 @@ _ERROR_CHUNKS = 5  # the window is full at the fourth, and FP8 attention begins
 class World:
     """A stream with its decoder, both on one device."""
 
-    def __init__(self, options: BenchOptions, chosen: Preset, transformer: WanTransformer) -> None:
+    def __init__(
+        self,
+        options: BenchOptions,
+        chosen: Preset,
+        transformer: WanTransformer,
+        others: RankProcesses | None = None,
+    ) -> None:
+        """others: the ranks that make the stream with this one; None: it is alone."""
         self.options = options
         self.preset = chosen
         self.config = resized(chosen.stream, options.size)
@@ -42,7 +53,11 @@ class World:
         self.dtype = transformer.patch_embedding.weight.dtype
         self._transformer = transformer
         self._watch = Stopwatch(self.device)
-        self.stream = LatentStream(transformer, self.config, options.seed, steps=options.steps, kv=options.kv)
+        self.stream = (
+            LatentStream(transformer, self.config, options.seed, steps=options.steps, kv=options.kv)
+            if others is None
+            else LeadingStream(others, transformer, self.config, options.seed, options.steps, options.kv)
+        )
         text = random_conditioning(transformer)
         self.text_rows = text.keys[0].shape[1]
         self.stream.steer(text)
@@ -193,14 +208,25 @@ class World:
 
 
 def make_world(options: BenchOptions) -> World:
-    """The model of the options, ready to run. Raises ConfigError."""
+    """The model of the options, ready to run. Raises ConfigError; RankLost from one of several GPUs."""
     chosen = preset(options.model)
     place = options.place
-    plain = random_transformer(chosen, place, best_dtype(place))
-    return World(options, chosen, _on_path(plain, options))
+    check_ranks(options.gpus, chosen.transformer.heads, place)
+    with other_ranks(options.gpus, place, partial(_other_stream, options)) as others:
+        plain = random_transformer(chosen, place, best_dtype(place))
+        return World(options, chosen, _on_path(plain, options, ranks_with(others)), others)
 
 
-def _on_path(plain: WanTransformer, options: BenchOptions) -> WanTransformer:
+def _other_stream(options: BenchOptions, ranks: Ranks, place: torch.device) -> LatentStream:
+    """The stream of another rank."""
+    chosen = preset(options.model)
+    transformer = _on_path(random_transformer(chosen, place, best_dtype(place)), options, ranks)
+    config = resized(chosen.stream, options.size)
+    return LatentStream(transformer, config, options.seed, steps=options.steps, kv=options.kv)
+
+
+def _on_path(plain: WanTransformer, options: BenchOptions, ranks: Ranks) -> WanTransformer:
+    plain.ranks = ranks
     if options.path == "plain" or (options.path == "auto" and options.place.type != "cuda"):
         if options.precision in FORMATS:
             store_linears(plain, options.precision)
@@ -211,16 +237,18 @@ def _on_path(plain: WanTransformer, options: BenchOptions) -> WanTransformer:
 
 
 def compare(options: BenchOptions) -> dict[str, Any]:
-    """‖fast − plain‖ / ‖plain‖ of the first chunks from the same noise, with the plain path's own in bf16 beside it."""
+    """‖fast − plain‖ / ‖plain‖ of the first chunks from the same noise, with the plain path's own in bf16 beside it, on
+    one GPU."""
     chosen = preset(options.model)
     place = options.place
     plain = random_transformer(chosen, place, best_dtype(place))
     bare = replace(options, decoder="none")
-    reference = World(replace(bare, kv="bf16"), chosen, plain)
+    reference = World(replace(bare, kv="bf16", gpus=1), chosen, plain)
     wanted = [reference._latents().float() for _ in range(_ERROR_CHUNKS)]
-    del reference
-    other = World(bare, chosen, _on_path(plain, options))
+    del reference, plain
+    other = make_world(bare)
     found = [other._latents().float() for _ in range(_ERROR_CHUNKS)]
+    other.stream.close()
     return {
         "relative_error": [float((a - b).norm() / a.norm()) for a, b in zip(wanted, found, strict=True)],
         "finite": all(bool(torch.isfinite(latents).all()) for latents in found),

@@ -20,6 +20,7 @@ from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.frame_output import frame_output
+from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.port import (
     EngineInfo,
     EngineState,
@@ -30,6 +31,7 @@ from everscene_engine.port import (
     Transition,
     goal_of,
 )
+from everscene_engine.rank_processes import RankProcesses
 from everscene_engine.snapshot import WorldLatents, from_host, newest_latents, to_host
 from everscene_engine.start_image import ImageEncoder, as_tensor
 from everscene_engine.stream import LatentStream
@@ -66,14 +68,20 @@ class LiveEngine:
         steps: int | None = None,
         image_encoder: Callable[[], ImageEncoder] | None = None,
         kv: str = "bf16",
+        others: RankProcesses | None = None,
     ) -> None:
         """image_encoder: makes what encodes a start image, called once for each; None: there can be none. kv: format of
-        the KV cache, bf16 or nvfp4."""
+        the KV cache, bf16 or nvfp4. others: the ranks that make the stream with this one; None: it is alone."""
         self._transformer = transformer
         self._image_encoder = image_encoder
         self._text = text
         self._decoder = decoder
-        self._stream = LatentStream(transformer, config, seed, steps=steps, kv=kv)
+        self._stream = (
+            LatentStream(transformer, config, seed, steps=steps, kv=kv)
+            if others is None
+            else LeadingStream(others, transformer, config, seed, steps=steps, kv=kv)
+        )
+        place = transformer.patch_embedding.weight.device
         self._output = frame_output(transformer.patch_embedding.weight.device)
         self._prompt = ""
         self._sink_prompt = ""  # under which the sink's keys and values were made
@@ -89,7 +97,7 @@ class LiveEngine:
             frames_per_latent_frame=config.frames_per_latent,
             steps=self._stream.schedule.steps,
             seed=seed,
-            device=str(transformer.patch_embedding.weight.device),
+            device=str(place) if others is None else f"{others.size} × {place.type}",
         )
 
     @property
@@ -256,7 +264,8 @@ class LiveEngine:
         self._output.unpin()
 
     def close(self) -> None:
-        """Let go of the cache and of what was remembered."""
+        """Let go of the cache, of what was remembered and of the other ranks."""
+        self._stream.close()
         self._output.unpin()
         self._conditionings.clear()
         self._decoded.clear()

@@ -1,12 +1,13 @@
 """From the name of a model to a live engine: weights, formats, and the fast path where there is one."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from everscene_engine.context_parallel import Ranks
 from everscene_engine.decoder import PocketDecoder
 from everscene_engine.errors import ConfigError
 from everscene_engine.live import LiveEngine
@@ -15,10 +16,12 @@ from everscene_engine.models.layout import has_part
 from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.models.quantize import POCKET_PART, check_pocket_source, load_stored, precisions_in, stored_part
 from everscene_engine.picture import fitted
-from everscene_engine.pocket import WEIGHTS, best_dtype, load_pocket
+from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
 from everscene_engine.precision import Formats, check_device, choose, machine_of
+from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.start_image import PocketImageEncoder
 from everscene_engine.stored_linear import FORMATS, store_linears
+from everscene_engine.stream import LatentStream
 from everscene_engine.transformer import WanTransformer
 from everscene_engine.umt5 import Placement
 
@@ -41,6 +44,7 @@ def load(
     kv: str = "auto",
     attention: str = "bf16",
     path: str = "auto",
+    gpus: int = 1,
 ) -> LiveEngine:
     """Load a model by its preset's name, ready to generate.
 
@@ -49,7 +53,8 @@ def load(
     that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
     decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
     of it after each prompt. recache_depth: see `StreamConfig`. precision, kv, attention: formats, see `precision`.
-    path: fast or plain, auto for the fast one where there can be one.
+    path: fast or plain, auto for the fast one where there can be one. gpus: how many make the stream together, the
+    first ones that the process sees; on a CPU, how many processes.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
     chosen = preset(model)
@@ -57,16 +62,14 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_ranks(gpus, chosen.transformer.heads, place)
     asked = _Asked(precision, kv, attention, path)
+    text_place = place if text_device is None else torch.device(text_device)
     if chosen.shipped:
         if decoder is not None:
             raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
-        engine = _load_pocket(chosen, place, weights, seed, steps, asked)
+        formats = choose(machine_of(place), *asked, small=True)
     else:
-        from everscene_engine.models.large import load_large  # its parts import diffusers and transformers
-
-        text_place = place if text_device is None else torch.device(text_device)
-        placement: Placement = "unload" if unload_text else "keep"
         folder = weights or HOME / model
         stored = precisions_in(chosen, folder, steps)
         with_text = text_place == place and not unload_text
@@ -76,16 +79,16 @@ def load(
             return wanted <= ROOM * machine_of(place).memory
 
         formats = choose(machine_of(place), *asked, stored=stored, fits=fits)
-        check_device(place, formats)
-        linears = formats.precision if formats.precision in FORMATS else None
-        dtype = best_dtype(place)
-        parts = load_large(chosen, folder, place, dtype, steps, decoder or "vae", text_place, placement, linears)
-        transformer = _on_path(parts.transformer, formats)
-        engine = LiveEngine(
-            model, transformer, parts.text, parts.decoder, chosen.stream, seed, steps, parts.image_encoder, formats.kv
-        )
-    if start_image is not None:
-        engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
+    check_device(place, formats)
+    source = TransformerSource(chosen, weights, seed, steps, formats)
+    with other_ranks(gpus, place, source.stream, threads) as others:
+        if chosen.shipped:
+            engine = _pocket_engine(source, place, others)
+        else:
+            placement: Placement = "unload" if unload_text else "keep"
+            engine = _large_engine(source, place, others, decoder or "vae", text_place, placement)
+        if start_image is not None:
+            engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
     return engine
 
 
@@ -98,42 +101,99 @@ class _Asked(NamedTuple):
     path: str
 
 
-def _load_pocket(
-    chosen: Preset, place: torch.device, weights: Path | None, seed: int, steps: int | None, asked: _Asked
-) -> LiveEngine:
-    """weights may hold no more than what `everscene quantize pocket` wrote; the rest is then the package's."""
-    formats = choose(machine_of(place), *asked, small=True)
-    check_device(place, formats)
-    folder = weights or WEIGHTS
-    stored = weights is not None and has_part(weights, stored_part(POCKET_PART, formats.precision))
-    dtype = best_dtype(place)
-    pocket = load_pocket(place, dtype, folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS, steps)
-    transformer = pocket.transformer
-    if stored:
-        check_pocket_source(folder, formats.precision, pocket.transformer)
-        transformer = load_stored(chosen.transformer, folder, POCKET_PART, formats.precision, place, dtype)
-    elif formats.precision in FORMATS:
-        store_linears(transformer, formats.precision)
+@dataclass(frozen=True)
+class TransformerSource:
+    """What it takes to load a model's transformer on any rank. weights: a folder, None for the usual one."""
+
+    preset: Preset
+    weights: Path | None
+    seed: int
+    steps: int | None
+    formats: Formats
+
+    def stream(self, ranks: Ranks, place: torch.device) -> LatentStream:
+        """The stream of a rank that has the transformer alone."""
+        if self.preset.shipped:
+            plain = self.pocket(place).transformer
+        else:
+            from everscene_engine.models.large import load_transformer
+
+            folder = self.weights or HOME / self.preset.name
+            plain = load_transformer(self.preset, folder, place, best_dtype(place), self.steps, self.linears)
+        transformer = self.on_path(plain, ranks)
+        return LatentStream(transformer, self.preset.stream, self.seed, steps=self.steps, kv=self.formats.kv)
+
+    @property
+    def linears(self) -> str | None:
+        """The format in which the linears are stored; None: as plain matrices."""
+        return self.formats.precision if self.formats.precision in FORMATS else None
+
+    def pocket(self, place: torch.device) -> PocketModel:
+        """The pocket model. weights may hold no more than what `everscene quantize pocket` wrote; the rest is then the
+        package's."""
+        folder, precision, dtype = self.weights or WEIGHTS, self.formats.precision, best_dtype(place)
+        stored = self.weights is not None and has_part(self.weights, stored_part(POCKET_PART, precision))
+        plain_folder = folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS
+        pocket = load_pocket(place, dtype, plain_folder, self.steps)
+        if stored:
+            check_pocket_source(folder, precision, pocket.transformer)
+            transformer = load_stored(self.preset.transformer, folder, POCKET_PART, precision, place, dtype)
+            return replace(pocket, transformer=transformer)
+        if self.linears is not None:
+            store_linears(pocket.transformer, self.linears)
+        return pocket
+
+    def on_path(self, transformer: WanTransformer, ranks: Ranks) -> WanTransformer:
+        """Over these ranks, and by the one switch between the definition and the fast path."""
+        formats = self.formats
+        log.info("computes in %s, KV cache in %s, fast path: %s", formats.precision, formats.kv, formats.fast)
+        transformer.ranks = ranks
+        if not formats.fast:
+            return transformer
+        from everscene_engine.fast_transformer import accelerated  # its kernels need Triton
+
+        return accelerated(transformer, formats.precision, formats.attention)
+
+
+def _pocket_engine(source: TransformerSource, place: torch.device, others: RankProcesses | None) -> LiveEngine:
+    chosen, pocket = source.preset, source.pocket(place)
     encoder = PocketImageEncoder(pocket.autoencoder)
-    decoder = PocketDecoder(pocket.autoencoder)
     return LiveEngine(
         chosen.name,
-        _on_path(transformer, formats),
+        source.on_path(pocket.transformer, ranks_with(others)),
         pocket.text,
-        decoder,
+        PocketDecoder(pocket.autoencoder),
         chosen.stream,
-        seed,
-        steps,
+        source.seed,
+        source.steps,
         lambda: encoder,
-        formats.kv,
+        source.formats.kv,
+        others,
     )
 
 
-def _on_path(transformer: WanTransformer, formats: Formats) -> WanTransformer:
-    """The one switch between the definition and the fast path."""
-    log.info("computes in %s, KV cache in %s, fast path: %s", formats.precision, formats.kv, formats.fast)
-    if not formats.fast:
-        return transformer
-    from everscene_engine.fast_transformer import accelerated  # its kernels need Triton
+def _large_engine(
+    source: TransformerSource,
+    place: torch.device,
+    others: RankProcesses | None,
+    decoder: str,
+    text_place: torch.device,
+    placement: Placement,
+) -> LiveEngine:
+    from everscene_engine.models.large import load_large  # its parts import diffusers and transformers
 
-    return accelerated(transformer, formats.precision, formats.attention)
+    chosen, steps = source.preset, source.steps
+    folder = source.weights or HOME / chosen.name
+    parts = load_large(chosen, folder, place, best_dtype(place), steps, decoder, text_place, placement, source.linears)
+    return LiveEngine(
+        chosen.name,
+        source.on_path(parts.transformer, ranks_with(others)),
+        parts.text,
+        parts.decoder,
+        chosen.stream,
+        source.seed,
+        steps,
+        parts.image_encoder,
+        source.formats.kv,
+        others,
+    )

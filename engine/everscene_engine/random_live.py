@@ -2,17 +2,21 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
 from everscene_engine.conditioning import TextEmbedding
+from everscene_engine.context_parallel import Ranks
 from everscene_engine.errors import ConfigError
 from everscene_engine.live import LiveEngine
-from everscene_engine.models.presets import preset
+from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
 from everscene_engine.random_models import PROMPT_TOKENS, WAN_TEXT_DIM, random_decoder, random_transformer
+from everscene_engine.rank_processes import check_ranks, other_ranks, ranks_with
+from everscene_engine.stream import LatentStream
+from everscene_engine.transformer import WanTransformer
 
 PATHS: Final = ("plain", "bf16", "fp8")
 """The plain forward, or the fast path in one of its precisions."""
@@ -40,6 +44,31 @@ class RandomText:
         return TextEmbedding(torch.stack(rows).to(self._dtype), lengths, self._padded_to)
 
 
+@dataclass(frozen=True)
+class RandomTransformer:
+    """What it takes to make a preset's transformer with random weights, the same on every rank of one kind of device.
+    path: one of PATHS."""
+
+    preset: Preset
+    path: str
+    seed: int
+    steps: int | None
+
+    def make(self, ranks: Ranks, place: torch.device) -> WanTransformer:
+        """The transformer over these ranks."""
+        transformer = random_transformer(self.preset, place, best_dtype(place))
+        transformer.ranks = ranks
+        if self.path == "plain":
+            return transformer
+        from everscene_engine.fast_transformer import accelerated  # its kernels need Triton
+
+        return accelerated(transformer, self.path)
+
+    def stream(self, ranks: Ranks, place: torch.device) -> LatentStream:
+        """The stream of a rank that has the transformer alone."""
+        return LatentStream(self.make(ranks, place), self.preset.stream, self.seed, steps=self.steps)
+
+
 def load_random(
     model: str,
     path: str,
@@ -48,25 +77,25 @@ def load_random(
     device: str | None = None,
     decoder: str | None = None,
     recache_depth: int | None = None,
+    gpus: int = 1,
 ) -> LiveEngine:
-    """A preset's engine. path: one of PATHS. decoder: of `random_models.DECODERS` but none; None: tiny.
+    """A preset's engine. path: one of PATHS. decoder: of `random_models.DECODERS` but none; None: tiny. gpus: see
+    `load.load`.
 
     Raises ConfigError for a name that is none, or a path that this device cannot go.
     """
     if path not in PATHS:
         raise ConfigError(f"random weights run on the path {path!r}; it is one of {', '.join(PATHS)}")
     chosen = preset(model)
+    chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_ranks(gpus, chosen.transformer.heads, place)
     dtype = best_dtype(place)
-    transformer = random_transformer(chosen, place, dtype)
-    if path != "plain":
-        from everscene_engine.fast_transformer import accelerated  # its kernels need Triton
-
-        transformer = accelerated(transformer, path)
     frames = random_decoder(decoder or "tiny", chosen, place, dtype)
     if frames is None:
         raise ConfigError("a live engine needs a decoder; there is none in 'none'")
     text = RandomText(chosen.transformer.text_dim, dtype)
-    return LiveEngine(
-        model, transformer, text, frames, replace(chosen.stream, recache_depth=recache_depth), seed, steps
-    )
+    source = RandomTransformer(chosen, path, seed, steps)
+    with other_ranks(gpus, place, source.stream) as others:
+        transformer = source.make(ranks_with(others), place)
+        return LiveEngine(model, transformer, text, frames, chosen.stream, seed, steps, others=others)

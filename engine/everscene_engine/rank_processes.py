@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from everscene_engine.context_parallel import SeveralRanks, check_heads
+from everscene_engine.context_parallel import OneRank, Ranks, SeveralRanks, check_heads
 from everscene_engine.errors import ConfigError, EngineError, RankLost
 from everscene_engine.rank_commands import Command, Stop, follow, packed
 from everscene_engine.rank_link import GroupLink, join_store, serve_store
@@ -214,8 +214,11 @@ class RankProcesses:
                 self._lose(f"no headway for {self._limit_s:g} s: a rank hangs")
 
     def _lose(self, reason: str) -> None:
+        with self._lock:
+            if self.lost is not None:
+                return
+            self.lost = reason
         log.error("the stream's ranks end: %s", reason)
-        self.lost = reason
         self._end()
 
     def _end(self) -> None:
@@ -225,6 +228,27 @@ class RankProcesses:
             process.join(STOP_S)
         if self._link is not None:  # aborting waits for what may never come: not our time
             threading.Thread(target=self._link.abort, name="everscene-abort", daemon=True).start()
+
+
+@contextmanager
+def other_ranks(
+    size: int, device: torch.device, make: StreamMaker, threads: int | None = None
+) -> Iterator[RankProcesses | None]:
+    """The ranks besides this one of `size`, None if there are none; stopped should what is done with them raise."""
+    if size == 1:
+        yield None
+        return
+    others = RankProcesses(size, device, make, threads)
+    try:
+        yield others
+    except BaseException:
+        others.close()
+        raise
+
+
+def ranks_with(others: RankProcesses | None) -> Ranks:
+    """Over which ranks a transformer's forwards go."""
+    return OneRank() if others is None else others.ranks
 
 
 def _how_it_ended(rank: int, process: BaseProcess) -> str:

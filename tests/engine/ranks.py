@@ -65,7 +65,7 @@ def follower(made: Made, ranks: Ranks, device: torch.device) -> LatentStream:
 
 
 @contextmanager
-def together(size: int, made: Made = Made()) -> Iterator[LeadingStream]:  # noqa: B008 - it is frozen
+def together(size: int, made: Made = Made()) -> Iterator[LeadingStream]:
     """The stream of several."""
     others = RankProcesses(size, made.device, partial(follower, made), threads=1)
     try:

@@ -58,6 +58,15 @@ def test_a_random_decoder_decodes_its_models_latents(name: str) -> None:
     assert decoder.feed(torch.randn(1, 2, 48, 2, 2)).shape == (1, 5, 3, 32, 32)
 
 
+def test_several_ranks_are_measured_as_one_stream() -> None:
+    options = replace(SMALL, gpus=2, decoder="none", ceilings=False, check=True)
+    results = {str(result["part"]): result for result in run(options)}
+    assert not [part for part, result in results.items() if "error" in result]
+    assert max(results["check"]["relative_error"]) < 0.01  # rows in another split may round otherwise
+    with pytest.raises(ConfigError, match="6 heads cannot be shared out over 4 GPUs"):
+        make_world(replace(options, gpus=4))
+
+
 def test_kernels_are_sorted_by_their_names() -> None:
     assert kind_of("nvjet_qqtst_128x256_128x6_2x1_v_bz_TNT") == "matrix products"
     assert kind_of("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma") == "self-attention and cross-attention"

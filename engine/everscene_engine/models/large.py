@@ -55,17 +55,10 @@ def load_large(
     so, as `everscene quantize` wrote them, or quantised here. Raises ConfigError for steps or a decoder that
     there are none for, CheckpointError naming file and tensor.
     """
-    part = preset.transformer_part(steps)
     if decoder not in DECODERS:
         raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
     try:
-        if linears is not None and has_part(folder, stored_part(part, linears)):
-            transformer = load_stored(preset.transformer, folder, part, linears, device, dtype)
-        else:
-            transformer = networks.transformer(asdict(preset.transformer))
-            load_into(transformer, read_header(folder, part), device, dtype)
-            if linears is not None:
-                store_linears(transformer, linears)
+        transformer = load_transformer(preset, folder, device, dtype, steps, linears)
         frames = load_decoder(folder, decoder, device, dtype)
         text = load_text(folder, text_device or device, dtype, text_placement)
     except CheckpointError as error:
@@ -79,6 +72,25 @@ def load_large(
         return whole
 
     return LargeModel(transformer, text, frames, image_encoder)
+
+
+def load_transformer(
+    preset: Preset,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None = None,
+    linears: str | None = None,
+) -> WanTransformer:
+    """The transformer alone; see `load_large`. Raises ConfigError, CheckpointError."""
+    part = preset.transformer_part(steps)
+    if linears is not None and has_part(folder, stored_part(part, linears)):
+        return load_stored(preset.transformer, folder, part, linears, device, dtype)
+    transformer = networks.transformer(asdict(preset.transformer))
+    load_into(transformer, read_header(folder, part), device, dtype)
+    if linears is not None:
+        store_linears(transformer, linears)
+    return transformer
 
 
 def load_decoder(folder: Path, part: str, device: torch.device, dtype: torch.dtype) -> WanVAE | TinyDecoder:
