@@ -22,7 +22,7 @@ class PromptRule:
             for name, words in action.sets.items():
                 slot = slots[name]
                 if not slot.choices and words != slot.default:
-                    self._check(f"for the slot {name}, ", words)
+                    self._check(f"for the slot {name},", words)
 
     def _check(self, what: str, text: str) -> None:
         folded = text.casefold()

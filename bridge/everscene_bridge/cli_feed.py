@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from everscene_bridge import protocol
+from everscene_bridge import feed_check, protocol
 from everscene_bridge.cli_director import give_up, say
 from everscene_bridge.client import Client
-from everscene_bridge.errors import EversceneError
+from everscene_bridge.errors import EversceneError, SceneError
 from everscene_bridge.feed import Deed, Feed, Step
 from everscene_bridge.feed_imports import HOLD_S, load_any_feed
 from everscene_bridge.feed_player import play
+from everscene_bridge.scene import load_scene
 
 feed_app = typer.Typer(no_args_is_help=True, help="Scripted feeds: YAML, JSONL, Scope, Odyssey and LongLive files.")
 
@@ -47,15 +48,26 @@ def play_feed(
 
 
 @feed_app.command("check")
-def check_feed(file: File, line: Line = 1, hold: Hold = HOLD_S) -> None:
-    """Read a feed and print its steps."""
+def check_feed(
+    file: File,
+    line: Line = 1,
+    hold: Hold = HOLD_S,
+    scene: Annotated[Path | None, typer.Option(help="A scene file that must have what the feed speaks of.")] = None,
+) -> None:
+    """Read a feed and print its steps; with --scene, exit code 1 for what that scene would refuse."""
     feed = _read(file, line, hold)
+    try:
+        wrong = [] if scene is None else feed_check.problems(feed, load_scene(scene))
+    except EversceneError as problem:
+        give_up(problem)
     end = f"every {feed.every:g} s" if feed.every else "once" + (f", {feed.length:g} s long" if feed.length else "")
     say(f"{feed.name}: {len(feed.steps)} steps, {end}")
     for step in feed.steps:
         what = step.what or " or ".join(choice.what for choice in step.choose)
         what = what or (f"to {step.jump!r}" if step.jump else "")
         say(_line(step, what))
+    if wrong:
+        give_up(SceneError("\n".join(wrong)))
 
 
 @feed_app.command("convert")

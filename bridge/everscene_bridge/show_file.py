@@ -10,14 +10,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from everscene_bridge import protocol
+from everscene_bridge import feed_check, protocol
 from everscene_bridge.allow import PromptRule
 from everscene_bridge.engines import EngineChoice
 from everscene_bridge.errors import SceneError
 from everscene_bridge.feed import Feed
 from everscene_bridge.feed_imports import HOLD_S, load_any_feed
 from everscene_bridge.osc import OSC_PORT
-from everscene_bridge.scene import load_scene
+from everscene_bridge.scene import Scene, load_scene
 from everscene_bridge.settings import ServeSettings
 from everscene_bridge.sidecar import SidecarOptions
 from everscene_bridge.timeline import TimelineSettings
@@ -179,9 +179,9 @@ def load_show(path: Path, token: str | None = None) -> Show:
     if file.scene is not None and not (folder / file.scene).is_file():
         raise SceneError(text.error(("scene",), f"there is no file {folder / file.scene}"))
     scene = SidecarOptions().scene if file.scene is None else folder / file.scene
-    load_scene(scene)
-    feed = None if file.feed is None else _script(folder, file.feed)
-    idle = None if file.idle is None else _script(folder, file.idle.feed)
+    known = load_scene(scene)
+    feed = None if file.feed is None else _script(folder, file.feed, known)
+    idle = None if file.idle is None else _script(folder, file.idle.feed, known)
     options = SidecarOptions(
         engine=EngineChoice(**file.engine.model_dump()),
         serve=_serve(file, folder, token, _rule(file, feed, idle)),
@@ -193,8 +193,11 @@ def load_show(path: Path, token: str | None = None) -> Show:
     return Show(file, folder, options, feed, idle)
 
 
-def _script(folder: Path, spec: FeedSpec) -> Script:
+def _script(folder: Path, spec: FeedSpec, scene: Scene) -> Script:
     feed = load_any_feed(folder / spec.file)
+    wrong = feed_check.problems(feed, scene)
+    if wrong:
+        raise SceneError("\n".join(f"{folder / spec.file}: {line}" for line in wrong))
     return Script(feed.looped(HOLD_S) if spec.loop else feed, spec.speed)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from everscene_bridge import feed_check
 from everscene_bridge.errors import Disconnected, SceneError
 from everscene_bridge.feed import Feed, load_feed
 from everscene_bridge.feed_player import play
@@ -106,12 +107,26 @@ def test_a_step_that_cannot_be_sent_is_told_and_left_out() -> None:
 
 
 def test_the_demo_feed_speaks_of_events_that_the_default_scene_has() -> None:
-    scene = load_scene()
     demo = load_feed()
-    assert demo.every
-    for step in demo.steps:
-        assert step.event is not None
-        scene.action(step.event, step.params, None)
+    assert demo.every and feed_check.problems(demo, load_scene()) == []
+
+
+def test_what_a_scene_lacks_of_a_feed_is_named_with_its_time() -> None:
+    choose = [{"event": "rain"}, {"event": "hail"}]
+    steps = [
+        {"at": 1, "event": "storm", "params": {"intensity": 7}},
+        {"at": 2, "choose": choose},
+        {"at": 3, "slots": {"mood": "gay"}},
+        {"at": 4, "prompt": "anything"},
+        {"at": 5, "jump": "x", "times": 1},
+        {"at": 6, "label": "x"},
+    ]
+    found = feed_check.problems(feed(steps=steps), load_scene())
+    assert [line.split(": ")[0] for line in found] == [
+        "test, at 1 s, storm intensity=7",
+        "test, at 2 s, hail",
+        "test, at 3 s, mood='gay'",
+    ]
 
 
 @pytest.mark.parametrize(

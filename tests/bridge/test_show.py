@@ -29,7 +29,7 @@ schedule:
   - {from: "10:00", to: "18:30", days: [mon, tue]}
   - {from: "22:00", to: "02:00", days: [fri]}
 prompts: ["a * harbour"]
-record: {file: "takes/{time}.mp4", split: 1h}
+record: {file: "takes/{time}.mp4", split: 3600}
 health: {stalled_after: 30s}
 """
 MONDAY = datetime.datetime(2026, 11, 23)
@@ -37,8 +37,9 @@ MONDAY = datetime.datetime(2026, 11, 23)
 
 def written(folder: Path, text: str = SHOW) -> Path:
     (folder / "quiet.yaml").write_text(FEED)
+    (folder / "lost.yaml").write_text("name: lost\nsteps: [{at: 4, event: hail}]\n")
     path = folder / "show.yaml"
-    path.write_text(text.replace("split: 1h", "split: 3600"))
+    path.write_text(text)
     return path
 
 
@@ -83,7 +84,8 @@ def test_the_schedule(show: Show, day: int, time: str, opens: bool) -> None:
         ('to: "18:30"', 'to: "10:00"', "open for no time"),
         ("days: [mon, tue]", "days: [someday]", "schedule.0.days.0"),
         ("engine: {model", "engine: {modell", "show.yaml:3:10: engine.modell"),
-        ("after: 60s", "after: soon", "idle.after"),
+        ("after: 60s", "after: soon", "idle.after: must be seconds"),
+        ("quiet.yaml", "lost.yaml", r"lost.yaml: lost, at 4 s, hail: the scene has no event 'hail'"),
     ],
 )
 def test_what_is_wrong_with_a_show_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
