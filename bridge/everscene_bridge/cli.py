@@ -60,7 +60,7 @@ Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightv
 TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's text encoder; the model's by default.")]
 UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
 Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8 or nvfp4.")]
-KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16 or nvfp4.")]
+KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16, nvfp4 or nvfp4-smooth.")]
 PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto: fast on a GPU.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs that make the stream together; on a CPU: processes.")]

@@ -13,7 +13,7 @@ from everscene_engine.models.presets import HOME, preset
 console = Console(highlight=False)
 
 WORLD: Final = "world"
-WORLD_PROMPTS: Final = 16
+WORLD_PROMPTS: Final = 8
 
 
 def quantize(

@@ -24,7 +24,7 @@ class EngineChoice:
     unload_text: bool = False  # let go of the text encoder after each prompt
     recache_depth: int | None = None  # chunks that a recache makes anew at once, newest first; None: all
     precision: str = "auto"  # of the linears: auto, bf16, fp8, nvfp4
-    kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4
+    kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4, nvfp4-smooth
     attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU
     path: str = "auto"  # fast, plain; auto: fast where there is a GPU and Triton
     gpus: int = 1  # that make the stream together; on a CPU: processes

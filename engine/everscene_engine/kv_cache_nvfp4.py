@@ -30,6 +30,7 @@ class NVFP4KVCache(KVCache):
     """
 
     shared = True
+    smooth = False
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class NVFP4KVCache(KVCache):
             raise ConfigError(f"an NVFP4 KV cache needs heads of a multiple of {BLOCK}, not {head_dim}; use bf16")
         super().__init__(layers, clips, slots, slot_frames, frame_tokens, heads, head_dim, dtype, device)
         size = (slots, self.slot_tokens, heads, head_dim, device)
-        self._kept_keys = [allocate_slots(*size) for _ in range(layers)]
+        self._kept_keys = [allocate_slots(*size, smooth=self.smooth) for _ in range(layers)]
         self._kept_values = [allocate_slots(*size) for _ in range(layers)]
         self._cos = torch.ones(slots, 1, head_dim // 2, device=device)  # by slot: the turn of a sink
         self._sin = torch.zeros(slots, 1, head_dim // 2, device=device)
@@ -96,3 +97,14 @@ class NVFP4KVCache(KVCache):
 
     def _remember_made(self, resident: Resident) -> None:
         """The slot has the keys as they were made."""
+
+
+class SmoothedKVCache(NVFP4KVCache):
+    """The same with smoothed keys: each slot's mean over its tokens is kept beside the codes and added again when it is
+    read, so that keys with a standing offset lose less. Reading takes a second pass."""
+
+    smooth = True
+
+
+CACHES: dict[str, type[KVCache]] = {"bf16": KVCache, "nvfp4": NVFP4KVCache, "nvfp4-smooth": SmoothedKVCache}
+"""By the format of what they keep; bf16 stands for the transformer's own dtype."""

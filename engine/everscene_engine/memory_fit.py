@@ -65,4 +65,4 @@ def cache_bytes(config: TransformerConfig, stream: StreamConfig, kv: str) -> flo
     slots = stream.window_chunks + 2
     if kv == "bf16":
         return config.layers * slot * (2 * slots + 1) * BYTES["bf16"]
-    return config.layers * slot * 2 * slots * BYTES[kv] + 2 * slots * slot * BYTES["bf16"]
+    return config.layers * slot * 2 * slots * BYTES["nvfp4"] + 2 * slots * slot * BYTES["bf16"]

@@ -5,8 +5,8 @@
     older                                  bf16; nvfp4, multiplied in bf16           bf16
     CPU                                    bf16 or float32; nvfp4, to save memory    bf16
 
-The KV cache is in bf16 or nvfp4 on each of them. `auto` takes bf16 for it, and on a GPU turns to nvfp4, first for the
-cache and then for the weights, where the rest would not fit. `pocket` is small: for it `auto` is always bf16.
+The KV cache is in bf16 or nvfp4 on each of them, or nvfp4-smooth: with its keys smoothed. `auto` takes bf16 for it, and
+on a GPU turns to nvfp4, first for the cache and then for the weights, where the rest would not fit. `pocket` is small: for it `auto` is always bf16.
 """
 
 from collections.abc import Callable, Collection
@@ -21,7 +21,7 @@ from everscene_kernels.fp8 import FIRST_CAPABILITY
 
 PRECISIONS = ("bf16", "fp8", "nvfp4")  # of the products on the fast path
 ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")  # fp8: the better of the two kernels that are named after it
-KV_FORMATS = ("bf16", "nvfp4")
+KV_FORMATS = ("bf16", "nvfp4", "nvfp4-smooth")
 PATHS = ("auto", "fast", "plain")
 
 
@@ -107,21 +107,21 @@ def _check(machine: Machine, precision: str, kv: str, attention: str, path: str)
         return
     if path == "fast" and not machine.triton:
         raise ConfigError("the fast path needs Triton: pip install everscene[kernels]; or use the plain path")
-    if not machine.triton and "nvfp4" in (precision, kv):
+    if not machine.triton and (precision == "nvfp4" or kv.startswith("nvfp4")):
         raise ConfigError("nvfp4 on a GPU needs Triton: pip install everscene[kernels]; or use bf16")
     if not machine.has_fp8 and (precision == "fp8" or attention in ("fp8", "cudnn", "triton")):
         have = ".".join(map(str, machine.capability))
         raise ConfigError(f"fp8 needs compute capability 8.9 and up, and this GPU has {have}; use bf16, or nvfp4")
-    if attention != "bf16" and kv == "nvfp4":
+    if attention != "bf16" and kv.startswith("nvfp4"):
         raise ConfigError(
-            f"attention {attention!r} keeps the cache in eight bits too, so kv 'nvfp4' saves nothing; "
+            f"attention {attention!r} keeps the cache in eight bits too, so kv {kv!r} saves nothing; "
             "use kv bf16, or attention bf16"
         )
 
 
 def check_device(device: torch.device, formats: Formats) -> None:
     """Raise ConfigError for a GPU that our kernels cannot be launched on: they run on the process's first."""
-    if device.index in (None, 0) or not (formats.fast or "nvfp4" in (formats.precision, formats.kv)):
+    if device.index in (None, 0) or not (formats.fast or "nvfp4" in (formats.precision, formats.kv[:5])):
         return
     raise ConfigError(
         f"our kernels run on the first GPU, not on {device}; start with CUDA_VISIBLE_DEVICES={device.index} "

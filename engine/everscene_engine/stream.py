@@ -32,8 +32,8 @@ from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
 from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
-from everscene_engine.kv_cache import KVCache, Turn
-from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
+from everscene_engine.kv_cache import Turn
+from everscene_engine.kv_cache_nvfp4 import CACHES
 from everscene_engine.latent_chunk import LatentChunk, cut_short, is_whole, shortened
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
@@ -70,7 +70,7 @@ class LatentStream:
         steps: int | None = None,
         kv: str = "bf16",
     ) -> None:
-        """kv: format of the KV cache: bf16 (the transformer's own dtype, that is) or nvfp4."""
+        """kv: format of the KV cache: bf16 (the transformer's own dtype, that is), nvfp4 or nvfp4-smooth."""
         weight = transformer.patch_embedding.weight
         self.transformer = transformer
         self.config = config
@@ -83,7 +83,7 @@ class LatentStream:
         self.clips = clips
         self._device, self._dtype = weight.device, weight.dtype
         size = transformer.config
-        self._cache = (NVFP4KVCache if kv == "nvfp4" else KVCache)(
+        self._cache = CACHES[kv](
             layers=size.layers,
             clips=clips,
             slots=config.window_chunks + 2,  # the sink, the window, the chunk in work

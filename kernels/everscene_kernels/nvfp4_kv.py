@@ -117,10 +117,14 @@ def read_slot(kept: KVSlots, slot: int, out: Tensor, turn: tuple[Tensor, Tensor]
     Raises ValueError if out has more tokens than a slot, or other heads.
     """
     tokens = _tokens(kept, slot, out)
-    if kept.mean is None and out.is_contiguous() and _fused(out):
+    if out.is_contiguous() and _fused(out):
         from everscene_kernels import nvfp4_triton, nvfp4_turn_triton
 
-        if turn is None:
+        if kept.mean is not None:
+            out.copy_(nvfp4_triton.dequantize(view_slot(kept, slot, tokens), torch.float32) + kept.mean[slot])
+            if turn is not None:
+                out.copy_(turn_pairs(out, *turn))
+        elif turn is None:
             nvfp4_triton.dequantize(view_slot(kept, slot, tokens), out.dtype, out)
         else:
             nvfp4_turn_triton.dequantize_turned(view_slot(kept, slot, tokens), *turn, out)

@@ -10,7 +10,7 @@ from torch import Tensor
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import KVCache
-from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
+from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache, SmoothedKVCache
 from everscene_engine.rope import rotate, time_shift
 from everscene_engine.stream import LatentStream
 from everscene_kernels.nvfp4 import dequantize
@@ -121,10 +121,11 @@ def assert_interrupted(stream: LatentStream) -> None:
     assert stream.generate(lambda: next(asked)) is None
 
 
+@pytest.mark.parametrize("format", ["nvfp4", "nvfp4-smooth"])
 @pytest.mark.parametrize("act", ACTS)
-def test_a_stream_goes_on_near_the_exact_one_after(act: str) -> None:
+def test_a_stream_goes_on_near_the_exact_one_after(act: str, format: str) -> None:
     made = []
-    for kv in ("bf16", "nvfp4"):
+    for kv in ("bf16", format):
         stream = make_stream(SHOTS, chunks=3, kv="bf16")  # the same latents before, so that errors do not add up
         other = LatentStream(MODEL, SHOTS, 1, kv=kv)
         other.restore(stream.kept_before(stream.next_frame), OLD, 1)
@@ -155,6 +156,34 @@ def test_a_recache_in_one_forward_equals_a_clean_pass_for_each_chunk(chunks: int
     for number in wanted:
         for a, b in zip(found[number], wanted[number], strict=True):
             assert error(a, b) < 0.02  # a sum in another order may fall to another code, here and there
+
+
+def test_smoothed_keys_with_a_standing_offset_are_nearer_to_what_they_were() -> None:
+    offset = 10 * tokens(3, 1)
+    errors = []
+    for kind in (NVFP4KVCache, SmoothedKVCache):
+        cache = kind(2, 1, 3, 2, 6, 2, 32, torch.float32, torch.device("cpu"))
+        sink = cache.table.open(0, 0, 2)
+        cache.attention(sink, []).keep(0, tokens(1) + offset, tokens(2))
+        cache.present(sink, 7)
+        cache.load(0, cache.spans([sink]))
+        wanted = rotate(tokens(1) + offset, time_shift(7, 32, torch.device("cpu")))
+        errors.append(error(cache.keys[0][:, :12], wanted))
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_smoothing_is_for_cached_and_current_keys_alike() -> None:
+    """The published code takes a mean from the current chunk alone, which shifts its scores against cached ones."""
+    cache = SmoothedKVCache(2, 1, 3, 2, 6, 2, 32, torch.float32, torch.device("cpu"))
+    offset = 10 * tokens(3, 1)
+    first, second = cache.table.open(0, 0, 2), cache.table.open(1, 2, 2)
+    cache.attention(first, []).keep(0, tokens(1) + offset, tokens(2))
+    attention = cache.attention(second, [first], clean=False)
+    attention.keep(0, tokens(1) + offset, tokens(2))
+    keys, _ = attention.seen(0)
+    query = tokens(8, 1)
+    past, present = (keys * query).sum(-1).unflatten(1, (2, 12)).mean(2)[0]
+    assert (past - present).abs().max() < 0.02 * present.abs().max()
 
 
 def test_the_same_stream_twice_is_the_same() -> None:

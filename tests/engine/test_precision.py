@@ -60,7 +60,9 @@ def test_auto_takes_the_weights_that_are_there() -> None:
         (BARE, {"kv": "nvfp4"}, r"pip install everscene\[kernels\]; or use bf16"),
         (HOPPER, {"kv": "nvfp4", "attention": "fp8"}, "use kv bf16, or attention bf16"),
         (HOPPER, {"precision": "int8"}, "precision is 'int8'; it is one of auto, bf16, fp8, nvfp4"),
-        (HOPPER, {"kv": "fp8"}, "kv is 'fp8'; it is one of auto, bf16, nvfp4"),
+        (HOPPER, {"kv": "fp8"}, "kv is 'fp8'; it is one of auto, bf16, nvfp4, nvfp4-smooth"),
+        (BARE, {"kv": "nvfp4-smooth"}, r"pip install everscene\[kernels\]; or use bf16"),
+        (HOPPER, {"kv": "nvfp4-smooth", "attention": "fp8"}, "use kv bf16, or attention bf16"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_use_instead(

@@ -183,7 +183,7 @@ def memory(options: BenchOptions) -> Result:
 
 def times(options: BenchOptions) -> Result:
     """Chunks in turn, so that clocks that drift drift for all; denoising and clean pass, without a decoder."""
-    pairs = [("fp8", "bf16"), ("fp8", "nvfp4"), ("nvfp4", "bf16"), ("nvfp4", "nvfp4")]
+    pairs = [("fp8", "bf16"), ("fp8", "nvfp4"), ("fp8", "nvfp4-smooth"), ("nvfp4", "bf16"), ("nvfp4", "nvfp4")]
     worlds = {}
     for precision, kv in pairs:
         world = make_world(replace(options, precision=precision, kv=kv))

@@ -118,12 +118,15 @@ def test_what_does_not_fit_a_slot_is_refused() -> None:
         quantize_kv(torch.zeros(4, 32))
 
 
-def test_the_kernels_write_and_read_a_slot_as_the_definition_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_kernels_write_and_read_a_slot_as_the_definition_does(
+    smooth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In Triton's interpreter, as on a GPU."""
     triton = pytest.importorskip("triton", reason="triton is not installed: pip install everscene[kernels] on Linux")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton's interpreter is off")
-    kept = [allocate_slots(2, 6, 3, 32, CPU) for _ in range(2)]
+    kept = [allocate_slots(2, 6, 3, 32, CPU, smooth=smooth) for _ in range(2)]
     out = []
     angles = torch.linspace(0.0, 9.0, 16)[None]
     for slots, fused in zip(kept, (False, True), strict=True):

@@ -92,7 +92,8 @@ def quantize(
 
             text = load_text(folder, place, best_dtype(place), "unload")
         embeddings = [text.encode([prompt]) for prompt in prompts]
-        measured = calibrate(model, preset.stream, embeddings, steps, chunks)
+        measured = calibrate(model.to(best_dtype(place)), preset.stream, embeddings, steps, chunks)
+        model = model.to(torch.bfloat16)
         config[CALIBRATED] = {"prompts": len(prompts), "chunks": chunks, "steps": steps or preset.stream.steps}
     with torch.inference_mode():
         store_linears(model, format, measured)
