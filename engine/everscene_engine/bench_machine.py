@@ -1,8 +1,11 @@
 """What a measurement ran on: a figure without it is none."""
 
+import os
 import platform
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +38,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 def clocks(device: torch.device) -> dict[str, str]:
     """The GPU's clocks, power and temperature as they are now."""
     return {"clocks": _smi(_CLOCKS)} if device.type == "cuda" else {}
+
+
+def since_start() -> float | None:
+    """Seconds since this process began; None where the system does not tell."""
+    try:
+        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _smi(query: str) -> str:

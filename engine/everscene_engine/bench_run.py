@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from everscene_engine.bench_machine import since_start
 from everscene_engine.context_parallel import Ranks
 from everscene_engine.decoder import StreamingDecoder, frames_to_rgba8
 from everscene_engine.leading_stream import LeadingStream
@@ -96,7 +97,12 @@ class World:
             self._to_host(self.decoder.feed(latents[:, :1]))
             self.decoder.reset()
         self._watch.wait()
-        return {"first_chunk_s": round(denoised, 3), "first_frame_s": round(time.perf_counter() - start, 3)}
+        since = since_start()
+        return {
+            "first_chunk_s": round(denoised, 3),
+            "first_frame_s": round(time.perf_counter() - start, 3),
+            "since_the_process_began_s": None if since is None else round(since, 1),
+        }
 
     def fill_window(self) -> None:
         """Until every slot is in use and every shape has been met."""

@@ -9,6 +9,7 @@ A rollback puts the stream back to an earlier latent frame. The decoder follows 
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -110,6 +111,10 @@ def frames_to_rgba8(frames: Tensor) -> Tensor:
         frames = frames[0]
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames {tuple(frames.shape)} must be [T, 3, H, W] or [1, T, 3, H, W]")
+    if frames.is_cuda and find_spec("triton") is not None:
+        from everscene_kernels import pictures_triton  # the same in one pass
+
+        return pictures_triton.rgba8(frames)
     count, _, height, width = frames.shape
     levels = frames.float().mul(127.5).add_(128.0).nan_to_num_(0.0).clamp_(0.0, 255.0)  # truncation rounds
     pixels = torch.full((count, height, width, 4), OPAQUE, dtype=torch.uint8, device=frames.device)

@@ -12,6 +12,7 @@ the denoiser makes them, mean 0 and deviation 1. Inside, time is folded into the
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -111,7 +112,13 @@ class MemoryBlock(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """x and the frames one earlier, both [T·B, c, h, w]."""
-        return F.relu(x + self.conv(torch.cat([x, before], dim=1)))
+        joined = torch.cat([x, before], dim=1)
+        if not _has_kernels(x):
+            return F.relu(x + self.conv(joined))
+        convs = [part for part in self.conv if isinstance(part, nn.Conv2d)]
+        for conv in convs:
+            joined = _rectified(joined, conv, x if conv is convs[-1] else None)
+        return joined
 
 
 class Grow(nn.Module):
@@ -168,8 +175,8 @@ class TinyDecoderNetwork(nn.Module):
                 x = part(x, torch.cat([last, x[:-clips]]) if len(x) > clips else last)
             elif isinstance(part, nn.Upsample):
                 larger = part
-            elif isinstance(part, Grow):
-                x = larger(part(x, clips))  # a 1×1 convolution comes to the same before doubling: a quarter of the work
+            elif isinstance(part, Grow):  # a 1×1 convolution comes to the same before doubling: a quarter of the work
+                x = _doubled(part.conv(x), part.times) if clips == 1 and _has_kernels(x) else larger(part(x, clips))
             else:
                 x = part(x)
         return F.pixel_shuffle(x, self.config.patch), tuple(kept)
@@ -214,6 +221,33 @@ class TinyDecoder:
     def restore(self, state: DecoderState) -> None:
         """Go back to a snapshot."""
         self._latent_frames, self._memory = state.latent_frames, state.tensors
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether our kernels take over between the convolutions."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and find_spec("triton") is not None
+
+
+def _rectified(x: Tensor, conv: nn.Conv2d, other: Tensor | None) -> Tensor:
+    """relu(conv(x) + other), bias, sum and rectifier in one pass."""
+    from everscene_kernels import pictures_triton
+
+    assert conv.bias is not None
+    made = _rows(F.conv2d(x, conv.weight, None, padding=conv.padding, groups=conv.groups))
+    rows = pictures_triton.biased_relu(made, conv.bias, None if other is None else _rows(other))
+    return rows.permute(0, 3, 1, 2)
+
+
+def _doubled(x: Tensor, times: int) -> Tensor:
+    """[T, times·c, h, w] → [times·T, c, 2h, 2w], channels-last, in one pass."""
+    from everscene_kernels import pictures_triton
+
+    return pictures_triton.doubled(_rows(x), times).permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[T, c, h, w] → [T, h, w, c], as it lies in memory if it is channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _need(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:

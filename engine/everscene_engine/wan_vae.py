@@ -6,6 +6,7 @@ take note that it passed. So it is decoded alone; any number of later latent fra
 frames each, and the result does not depend on how many did. (Wan 2.1, 2.2 and the pruned 2.2 differ in sizes alone.)
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -46,7 +47,9 @@ class WanVAE:
     is quicker and takes as many times the memory. Frames come in the network's dtype.
     """
 
-    def __init__(self, network: Any, together: int = 1) -> None:
+    def __init__(self, network: Any, together: int = 1, quick: bool | None = None) -> None:
+        """quick: whether the decoder takes the fused kernels of `fast_vae`; None: where it can, on a GPU in bfloat16.
+        The network is then changed, and decodes one clip at a time."""
         if together < 1:
             raise ConfigError(f"together is {together}; it must be at least 1")
         channels = network.config.z_dim
@@ -62,6 +65,12 @@ class WanVAE:
         )  # [C, 1, 1, 1]
         self._weight = weight
         self._places = sum(type(module).__name__ == "WanCausalConv3d" for module in network.decoder.modules())
+        can = weight.is_cuda and weight.dtype == torch.bfloat16 and find_spec("triton") is not None
+        self._quick = can if quick is None else quick
+        if self._quick:
+            from everscene_engine.fast_vae import quicken  # its kernels need Triton
+
+            quicken(network.decoder)
         self.reset()
 
     @property
@@ -80,6 +89,8 @@ class WanVAE:
             latents.transpose(1, 2).to(self._weight.device, self._weight.dtype) * self._std + self._mean
         )  # [B, C, F, h, w]
         x = self._network.post_quant_conv(z)
+        if self._quick:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         frames: list[Tensor] = []
         if self._latent_frames == 0:
             frames.append(self._decode(x[:, :, :1], first=True))

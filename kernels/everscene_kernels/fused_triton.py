@@ -112,8 +112,8 @@ def _rows_kernel(x, out, scales, columns, BLOCK: tl.constexpr, GELU: tl.constexp
 
 @triton.jit
 def _e4m3_pair(real, imaginary):
-    """Two numbers as two bytes of E4M3 in an int16, the first in the low one. On a GPU by the one instruction that there
-    is for it: put together from bytes, Triton 3.6 leaves the second number in the first one's upper bits."""
+    """Two numbers as two bytes of E4M3 in an int16, the first in the low one. On a GPU by the one instruction that does
+    it: put together from bytes, Triton 3.6 leaves the second number in the first one's upper bits."""
     if _NATIVE:
         return tl.inline_asm_elementwise(
             "cvt.rn.satfinite.e4m3x2.f32 $0, $2, $1;", "=h,f,f", [real, imaginary], dtype=tl.int16, is_pure=True, pack=1

@@ -1,7 +1,8 @@
 """Weights held in NVFP4, made ready for a product: in bfloat16, or as FP8 rows for the FP8 units of Hopper and Ada.
 
 `fp8_rows` is the definition. Its scales depend on the weight alone, so they are made once (`fp8_scales`), with their
-inverses, and every product only decodes: 0.56 bytes a number are read and one is written. On a GPU Triton kernels do it, bit for bit.
+inverses, and every product only decodes: 0.56 bytes a number are read and one is written. On a GPU Triton kernels do
+it, bit for bit.
 """
 
 import torch

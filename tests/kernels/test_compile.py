@@ -22,6 +22,7 @@ turned |= {n: "*i16" for n in ("q_eight", "k_eight", "v_eight")} | dict(value_sc
 attention = dict(bias="*fp32", out="*bf16", factor="fp32", out_factor="fp32")
 fp8, bf16 = {n: "*fp8e4nv" for n in "qkv"}, {n: "*bf16" for n in "qkv"}
 four = dict(values="*i32", scales="*u8", amax="*fp32", unit="fp32")
+eight = dict(inverses="*fp32", out="*u8")
 angles = dict(cos="*fp32", sin="*fp32")
 add = dict(BLOCK=4096, ADD=True, GATED=True, AFFINE=False)
 tile = dict(M=128, WIDTH=128, WHOLE=True)
@@ -31,7 +32,7 @@ CASES = [
     (fused_triton._rows_kernel, rows | dict(out="*u8"), dict(BLOCK=16384, GELU=True)),
     (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=True, EIGHT=True)),
     (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=False, EIGHT=False)),
-    (nvfp4_fp8_triton._nvfp4_to_fp8_kernel, four | dict(inverses="*fp32", out="*u8"), dict(N=512, WHOLE=True, width=192)),
+    (nvfp4_fp8_triton._nvfp4_to_fp8_kernel, four | eight, dict(N=512, WHOLE=True, width=192)),
     (nvfp4_turn_triton._nvfp4_turned_kernel, four | angles | dict(out="*i32"), dict(N=512, BF16=True, width=8)),
     (attention_triton._attend_kernel, attention | fp8, dict(tile, N=128, BIAS=False, SHIFT=8)),
     (attention_triton._attend_kernel, attention | bf16, dict(tile, N=64, BIAS=True, SHIFT=0)),
