@@ -29,9 +29,12 @@ def augment(windows: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(batch, *shape, generator=generator, device=device) * (high - low) + low
 
     x = move(windows.flatten(1, 2), draw(-SHIFT, SHIFT, 2), draw(1 - ZOOM, 1 + ZOOM, 1))  # [B, T·3, H, W]
-    x = torch.lerp(x, blur(x), draw(-1.0, 1.0, 1, 1, 1).clamp(min=0.0))  # half of the windows stay sharp
-    x = torch.where(draw(0.0, 1.0, 1, 1, 1) < 0.3, shrink_and_grow(x, 2), x)
-    x = torch.where(draw(0.0, 1.0, 1, 1, 1) < 0.1, shrink_and_grow(x, 3), x)
+    softness = draw(-1.0, 1.0, 1, 1, 1)  # half of the windows stay sharp
+    soft = softness.flatten() > 0
+    x[soft] = torch.lerp(x[soft], blur(x[soft]), softness[soft])
+    for times, share in ((2, 0.3), (3, 0.1)):
+        small = draw(0.0, 1.0).flatten() < share
+        x[small] = shrink_and_grow(x[small], times)
     x = torch.unflatten(x, 1, (count, 3)).clamp(1e-4, 1.0)
     x = x ** draw(-GAMMA, GAMMA, 1, 1, 1, 1).exp()
     x = x * draw(1 - GAIN, 1 + GAIN, 1, 3, 1, 1) + draw(-OFFSET, OFFSET, 1, 1, 1, 1)

@@ -1,8 +1,9 @@
-"""Two small networks that look at four consecutive frames and name what is in them.
+"""Three small networks that look at four consecutive frames and name what is in them.
 
 The four frames go in side by side as channels, so that the first convolution sees motion: rain is told from noise
-by its fall. The subject is a few pixels tall on a small picture, so its detector keeps a finer map for longer and
-pools by the maximum as well as by the mean.
+by its fall. The subject is a few pixels tall on a small picture, so its detector keeps a finer map for longer; birds
+are two pixels thick, so the reader of moments looks at the sky in its full size. All pool by the maximum as well as by
+the mean.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from everscene_engine.training.world.names import (
 WINDOW = 4
 """Frames looked at together."""
 INPUT_SIZE = (72, 128)
+SKY_SIZE = (108, 256)
+SKY_SHARE = 0.75
+"""Of a picture's height, from the top: the part in which moments take place."""
 GROUPS = 8
 
 
@@ -36,7 +40,6 @@ class AttributeLogits:
     setting: Tensor  # [B, 5]
     time: Tensor  # [B, 4]
     weather: Tensor  # [B, 5]
-    moments: Tensor  # [B, 4], each on its own
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Frames to one vector: stages of one block, each half the size of the one before, then mean and maximum."""
 
-    def __init__(self, widths: tuple[int, ...], first_stride: int) -> None:
+    def __init__(self, widths: tuple[int, ...], first_stride: int, size: tuple[int, int] = INPUT_SIZE) -> None:
+        """size: rows and columns that frames are scaled to."""
         super().__init__()
+        self._size = size
         layers: list[nn.Module] = [nn.Conv2d(3 * WINDOW, widths[0], 5, stride=first_stride, padding=2)]
         for number, width in enumerate(widths):
             if number:
@@ -82,18 +87,30 @@ class Trunk(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames [B, 4, 3, H, W] in 0..1 → features [B, 2·c]."""
-        small = F.interpolate(frames.flatten(1, 2), INPUT_SIZE, mode="area")  # [B, 12, 72, 128]
-        x = self.layers((small - 0.5) * 4.0)
+        x = self.layers(self._scaled(frames))
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+
+    def maps(self, frames: Tensor) -> list[Tensor]:
+        """What each stage makes of frames, from fine to coarse, [B, c, h, w] each."""
+        x, made = self._scaled(frames), []
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, Block):
+                made.append(x)
+        return made
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        """[B, 4, 3, H, W] in 0..1 → [B, 12, *size], about 0."""
+        return (F.interpolate(frames.flatten(1, 2), self._size, mode="area") - 0.5) * 4.0
 
 
 class AttributeReader(nn.Module):
-    """Setting, time, weather and moments of four consecutive frames [B, 4, 3, 144, 256] in 0..1."""
+    """Setting, time and weather of four consecutive frames [B, 4, 3, 144, 256] in 0..1."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trunk = Trunk((24, 48, 80, 96), first_stride=2)
-        self.sizes = [len(SETTINGS), len(TIMES), len(WEATHERS), len(MOMENTS)]
+        self.sizes = [len(SETTINGS), len(TIMES), len(WEATHERS)]
         self.head = nn.Linear(self.trunk.features, sum(self.sizes))
 
     def forward(self, frames: Tensor) -> AttributeLogits:
@@ -114,6 +131,20 @@ class SubjectDetector(nn.Module):
         """Frames of any height and width are scaled to what the network was trained on."""
         present, kind, colour = self.head(self.trunk(frames)).split(self.sizes, dim=1)
         return SubjectLogits(present[:, 0], kind, colour)
+
+
+class MomentReader(nn.Module):
+    """Which moments are under way in four consecutive frames [B, 4, 3, 144, 256] in 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk((24, 48, 80), first_stride=2, size=SKY_SIZE)
+        self.head = nn.Linear(self.trunk.features, len(MOMENTS))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits [B, 4], each on its own. Frames of any height and width are scaled to what it was trained on."""
+        sky = frames[..., : max(1, round(SKY_SHARE * frames.shape[-2])), :]
+        return self.head(self.trunk(sky))  # type: ignore[no-any-return]
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -73,7 +73,7 @@ def switches(seed: int, pairs: int | None = None) -> list[Play]:
 def _switch(rng: random.Random, seed: int, field: str, before: str, after: str) -> Play:
     while True:
         rest = drawn(rng)
-        first, second = replace(rest, **{field: before}), replace(rest, **{field: after})  # type: ignore[arg-type]
+        first, second = replace(rest, **{field: before}), replace(rest, **{field: after})
         if not (first.scene_held_out or second.scene_held_out):
             return Play(seed, ((0, first), (CHUNKS_BEFORE, second)), field)
 
@@ -89,7 +89,7 @@ def held_out_switches(seed: int, clips: int) -> list[Play]:
         (setting, time, weather), field = asked[number % len(asked)]
         subject, colour = rng.choice(HELD_OUT_SUBJECTS)
         after = Attributes(setting, time, weather, rng.choice(INTENSITIES[1:]), subject, colour)
-        others = [replace(after, **{field: name}) for name in NAMES[field]]  # type: ignore[arg-type]
+        others = [replace(after, **{field: name}) for name in NAMES[field]]
         before = rng.choice([one for one in others if not one.scene_held_out])
         plays.append(Play(seed, ((0, before), (CHUNKS_BEFORE, after)), field, held_out=True))
     return plays

@@ -19,13 +19,14 @@ from everscene_engine.training.world.names import (
     TIMES,
     WEATHERS,
 )
-from tests.judges.networks import WINDOW, AttributeReader, SubjectDetector, load_weights
+from tests.judges.networks import WINDOW, AttributeReader, MomentReader, SubjectDetector, load_weights
 
 __all__ = ["WINDOW", "Judges", "Reading", "load", "windows_of"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 READER_FILE = "attribute_reader.safetensors"
 DETECTOR_FILE = "subject_detector.safetensors"
+MOMENTS_FILE = "moment_reader.safetensors"
 AT_ONCE = 64
 """Windows looked at in one pass."""
 
@@ -49,10 +50,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class Judges:
-    """Both networks, in evaluation mode on one device."""
+    """The three networks, in evaluation mode on one device."""
 
     reader: AttributeReader
     detector: SubjectDetector
+    moments: MomentReader
+
+    def to(self, device: torch.device | str) -> "Judges":
+        """The same networks, moved there and put into evaluation mode."""
+        for network in (self.reader, self.detector, self.moments):
+            network.to(device).eval()
+        return self
 
     @torch.inference_mode()
     def read(self, windows: Tensor) -> list[Reading]:
@@ -69,7 +77,7 @@ class Judges:
             logits.softmax(dim=1).max(dim=1) for logits in (attributes.setting, attributes.time, attributes.weather)
         ]
         (setting_p, setting), (time_p, time), (weather_p, weather) = [(p.tolist(), k.tolist()) for p, k in best]
-        moments = (attributes.moments > 0).tolist()
+        moments = (self.moments(windows) > 0).tolist()
         present = subject.present.sigmoid().tolist()
         kind, colour = subject.kind.argmax(dim=1).tolist(), subject.colour.argmax(dim=1).tolist()
         return [
@@ -91,10 +99,11 @@ class Judges:
 
 def load(folder: Path = WEIGHTS, device: torch.device | str = "cpu") -> Judges:
     """The trained judges. Raises OSError when the folder holds no weights."""
-    reader, detector = AttributeReader(), SubjectDetector()
-    load_weights(reader, folder / READER_FILE)
-    load_weights(detector, folder / DETECTOR_FILE)
-    return Judges(reader.to(device).eval(), detector.to(device).eval())
+    judges = Judges(AttributeReader(), SubjectDetector(), MomentReader())
+    load_weights(judges.reader, folder / READER_FILE)
+    load_weights(judges.detector, folder / DETECTOR_FILE)
+    load_weights(judges.moments, folder / MOMENTS_FILE)
+    return judges.to(device)
 
 
 def windows_of(frames: Tensor, stride: int = WINDOW) -> Tensor:
