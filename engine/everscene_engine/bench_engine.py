@@ -36,7 +36,7 @@ class BenchOptions:
     size: str | None = None  # WIDTHxHEIGHT; None: the model's own
     steps: int | None = None  # denoising steps; None: the model's own
     precision: str = "bf16"  # of the linears
-    kv: str = "bf16"  # the KV cache; or nvfp4
+    kv: str = "bf16"  # the KV cache; or nvfp4, nvfp4-smooth
     attention: str = "bf16"  # self-attention; fp8, or cudnn or triton to choose the FP8 kernel
     path: str = "auto"  # fast, plain; auto: fast on a GPU
     decoder: str = "none"

@@ -6,7 +6,8 @@
     CPU                                    bf16 or float32; nvfp4, to save memory    bf16
 
 The KV cache is in bf16 or nvfp4 on each of them, or nvfp4-smooth: with its keys smoothed. `auto` takes bf16 for it, and
-on a GPU turns to nvfp4, first for the cache and then for the weights, where the rest would not fit. `pocket` is small: for it `auto` is always bf16.
+on a GPU turns to nvfp4, first for the cache and then for the weights, where the rest would not fit. `pocket` is small:
+for it `auto` is always bf16.
 """
 
 from collections.abc import Callable, Collection
