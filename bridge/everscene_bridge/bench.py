@@ -25,6 +25,8 @@ from everscene_engine.port import EngineInfo, EnginePort
 BOUND = 1.25
 LONGEST_GAP_CHUNKS = 2.0
 WARM_CHUNKS = 4
+WARM_EVENTS = 3
+"""Sent and not counted: kernels are compiled and graphs captured when the first recaches need them."""
 RECEIPT_S = 120.0
 
 
@@ -104,10 +106,10 @@ def _measure(
             if frame.chunk >= WARM_CHUNKS:
                 break
         name = ""
-        for _ in range(events):
+        for number in range(WARM_EVENTS + events):
             sleep(chance.uniform(0.0, LONGEST_GAP_CHUNKS * chunk_s))
             name = chance.choice([other for other in names if other != name])
             applied = world.event(name).wait("applied", RECEIPT_S)
-            assert applied.latency_ms is not None
-            found.add(applied.latency_ms)
+            if number >= WARM_EVENTS:
+                found.add(applied.latency_ms)
         return _Run(found, world.stats(), engine.info)
