@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,3 +195,18 @@ def test_a_follower_is_a_plain_stream() -> None:
     ranks = SeveralRanks(Loopback())
     stream = follower(Made(), ranks, CPU)
     assert type(stream) is LatentStream and stream.transformer.ranks is ranks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_the_other_ranks_end_when_rank_0_does() -> None:
+    lines = "from tests.engine.ranks import together", "import time", "with together(2) as stream:"
+    work = "    print(stream._others.process_ids[0], flush=True); time.sleep(60)"
+    leader = subprocess.Popen([sys.executable, "-c", "\n".join([*lines, work])], stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    rank = int(leader.stdout.readline())
+    leader.kill()
+    leader.wait()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and Path(f"/proc/{rank}").exists():
+        time.sleep(0.05)
+    assert not Path(f"/proc/{rank}").exists()
