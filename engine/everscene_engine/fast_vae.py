@@ -56,7 +56,9 @@ class _Block(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        self.shortcut, self.convs = block.conv_shortcut, nn.ModuleList([block.conv1, block.conv2])
+        self.shortcut = block.conv_shortcut
+        self.convs: list[_CausalConv] = [block.conv1, block.conv2]
+        self.held = nn.ModuleList(self.convs)
         for index, norm in enumerate((block.norm1, block.norm2)):
             self.register_buffer(f"gamma_{index}", norm.gamma.detach().flatten())
 
@@ -66,7 +68,7 @@ class _Block(nn.Module):
         bias: Tensor | None = None
         for index, conv in enumerate(self.convs):
             frames = self._convolved(frames, index, bias, feat_cache, feat_idx)
-            bias = conv.conv.bias  # type: ignore[union-attr, assignment]
+            bias = conv.conv.bias
         assert bias is not None
         return _clip(pictures_triton.add_biased(frames, kept, bias))
 
@@ -86,7 +88,7 @@ class _Block(nn.Module):
         new = min(_REMEMBERED, x.shape[0] + remembered)
         feat_cache[place] = _clip(row[-new:].clone())
         feat_idx[0] += 1
-        return _frames(F.conv3d(_clip(row), conv.conv.weight, None, 1, conv.space))  # type: ignore[union-attr, arg-type]
+        return _frames(F.conv3d(_clip(row), conv.conv.weight, None, 1, conv.space))
 
 
 class _Upsample(nn.Module):
@@ -95,7 +97,7 @@ class _Upsample(nn.Module):
     def __init__(self, resample: Any, conv: nn.Module | None) -> None:
         super().__init__()
         self.time_conv = conv
-        self.after = resample.resample[1]
+        self.after = resample.resample[1].to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, feat_cache: list[Any], feat_idx: list[int]) -> Tensor:
         parts = 1
@@ -151,8 +153,6 @@ def _replace(module: nn.Module) -> None:
         elif kind == "WanResidualBlock":
             setattr(module, name, _Block(child))
         elif kind == "WanResample":
-            for part in child.resample:
-                part.to(memory_format=torch.channels_last)
             setattr(module, name, _Upsample(child, getattr(child, "time_conv", None)))
         elif kind == "WanResidualUpBlock":
             setattr(module, name, _UpBlock(child))
