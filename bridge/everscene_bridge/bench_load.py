@@ -32,6 +32,8 @@ SAMPLES = 12
 """So often is the memory looked at. Growth is from the middle of the hail to its end: before, automatic snapshots and
 the conditionings that an engine remembers (64 of 0.4 MB for `pocket`, one for each new prompt) take what they need."""
 RECEIPT_S = 60.0
+START_S = 600.0
+"""A large model compiles and captures before its first frame."""
 LONGEST_GAP_MS = 1000.0
 MEMORY_GROWTH = 0.05
 RATE_REACHED = 0.95
@@ -145,7 +147,7 @@ def load(make: Callable[[], EnginePort], scene: Scene, rate: float, seconds: flo
         Server(engine, make, scene, ServeSettings(control_port=0, frames_port=0, state_dir=Path(folder))) as server,
         Client(server.endpoint, name="everscene bench") as world,
     ):
-        for frame in world.frames(timeout=RECEIPT_S):
+        for frame in world.frames(timeout=START_S):
             if frame.number >= WARM_FRAMES:
                 break
         before = world.stats()

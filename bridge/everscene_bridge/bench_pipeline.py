@@ -23,6 +23,8 @@ from everscene_engine.port import EngineInfo, EnginePort, FrameBlock, GeneratedC
 
 WARM_CHUNKS = 4
 RECEIPT_S = 120.0
+START_S = 600.0
+"""A large model compiles and captures before its first frame."""
 STAGES = ("recache", "denoise", "clean")
 ROWS = {"generate": (*STAGES, "settle", "dropped"), "decode": ("decode",), "publish": ("publish",)}
 COLOURS = {
@@ -112,7 +114,7 @@ def pipeline(load: Callable[[], EnginePort], scene: Scene, chunks: int) -> dict[
     ):
         receipt = None
         world.event(names[0])  # so that the one that is drawn is not the first
-        for frame in world.frames(in_order=True, timeout=RECEIPT_S):
+        for frame in world.frames(in_order=True, timeout=START_S):
             published.append(frame.stamps.published / 1e6)
             if receipt is None and frame.chunk >= WARM_CHUNKS + chunks // 2:
                 receipt = world.event(names[-1])
