@@ -52,6 +52,14 @@ def test_scene_check_prints_every_events_prompt() -> None:
     assert "a red fox trots along the harbour at night, clear sky" in output
 
 
+def test_scene_check_can_ask_a_model(tmp_path: Path) -> None:
+    assert run("scene", "check", "--model", "pattern").endswith("pattern takes them all\n")
+    scene = "name: x\ntemplate: 'a {thing} by day'\nslots: {thing: fox}\nevents: {e: {set: {thing: gryphon}}}\n"
+    (tmp_path / "story.yaml").write_text(scene)
+    output = run("scene", "check", str(tmp_path / "story.yaml"), "--model", "pocket", code=1)
+    assert "pocket does not take 1 of 2:\na gryphon by day: no such word: 'gryphon'" in output
+
+
 def test_scene_check_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "story.yaml").write_text("name: story\n")
     output = run("scene", "check", str(tmp_path / "story.yaml"), code=1)
