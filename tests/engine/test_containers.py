@@ -248,6 +248,40 @@ def test_a_truncated_pickle_and_a_file_of_noise_are_named(tmp_path: Path) -> Non
             read_container(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_damaged_pickle_names_the_tensor(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    weights = transformer_weights()
+    torch.save(CONTAINERS[kind](weights), path)
+    content = bytearray(path.read_bytes())
+    wanted = weights["blocks.1.ffn.0.weight"].contiguous().view(torch.uint8).numpy().tobytes()
+    content[content.index(wanted) + 7] ^= 0x10
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"model\.pt: tensor '.*blocks\.1\.ffn\..*' is damaged: its checksum"):
+        read_container(path)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.99])
+def test_a_pickle_that_is_cut_off_names_the_first_tensor_that_is_lost(part: float, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    tensors = {f"blocks.{n}": torch.full((300,), float(n)) for n in range(30)}
+    tensors["eight"] = torch.ones(500).to(torch.float8_e4m3fn)
+    tensors["half"] = torch.ones(2000, dtype=torch.bfloat16)
+    torch.save({"generator": tensors, "step": 3}, path)
+    content = path.read_bytes()
+    last = content.index(torch.ones(2000, dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()) + 4000
+    cut = int(part * last)
+    path.write_bytes(content[:cut])
+    whole = [
+        name
+        for name, one in tensors.items()
+        if content.index(one.view(torch.uint8).numpy().tobytes()) + one.nbytes <= cut
+    ]
+    first = list(tensors)[len(whole)]
+    with pytest.raises(CheckpointError, match=rf"model\.pt: tensor 'generator\.{first}' lies past the end of the file"):
+        read_container(path)
+
+
 def test_a_truncated_safetensors_file_names_the_first_tensor_that_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"early": torch.zeros(4), "late": torch.zeros(400)}, path)

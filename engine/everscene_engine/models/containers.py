@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everscene_engine.errors import CheckpointError
+from everscene_engine.models.pickled import damaged_tensor
 
 _WRAPPERS = ("model", "state_dict", "gen_model", "module")
 _TRAINING_WORD = "_fsdp_wrapped_module."
@@ -45,6 +46,9 @@ def read_container(path: Path, use_ema: bool = False) -> Container:
     if path.suffix == ".safetensors":
         return Container(_stripped(read_safetensors(path)))
     content = _read_pickle(path)
+    damaged = damaged_tensor(path)
+    if damaged is not None:
+        raise CheckpointError(f"{path}: {damaged}")
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not tensors by name")
     kind = str(_format_of(content))
@@ -107,6 +111,9 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than tensors and plain values, or is damaged: {error}") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:  # torch's own words for a damaged archive
+        what = damaged_tensor(path)
+        if what is not None:
+            raise CheckpointError(f"{path}: {what}") from error
         raise CheckpointError(f"{path} is damaged or no weights file: {error}") from error
 
 
