@@ -40,6 +40,7 @@ STALL_S = 30.0
 """From then on no forward does."""
 STOP_S = 2.0
 _LOOK_S = 0.5
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class RankProcesses:
         self._since: float | None = None  # when the work under way last made headway
         self._limit_s = START_S
         self._link: GroupLink | None = None
+        self._aborting: threading.Thread | None = None
         self._closing = False
         self._lock = threading.Lock()
         self._cuda = device.type == "cuda"
@@ -102,7 +104,8 @@ class RankProcesses:
         ours, theirs = spawn.Pipe()
         name = f"everscene-rank-{place.rank}"
         process = spawn.Process(target=_run, args=(place, theirs, make), name=name, daemon=True)
-        process.start()
+        with _own_gpu_first(place) if self._cuda else contextlib.nullcontext():
+            process.start()
         theirs.close()
         self._pipes.append(ours)
         self._processes.append(process)
@@ -168,6 +171,8 @@ class RankProcesses:
                 process.join(max(0.0, deadline - time.monotonic()))
             self._end()
         self._watch.join(STOP_S)
+        if self._aborting is not None:
+            self._aborting.join(STOP_S)
         for pipe in self._pipes:
             pipe.close()
 
@@ -226,8 +231,9 @@ class RankProcesses:
             process.kill()
         for process in self._processes:
             process.join(STOP_S)
-        if self._link is not None:  # aborting waits for what may never come: not our time
-            threading.Thread(target=self._link.abort, name="everscene-abort", daemon=True).start()
+        if self._link is not None:  # aborting may wait for what never comes: not in our time
+            self._aborting = threading.Thread(target=self._link.abort, name="everscene-abort", daemon=True)
+            self._aborting.start()
 
 
 @contextmanager
@@ -263,8 +269,6 @@ def _run(place: _Place, pipe: Connection, make: StreamMaker) -> None:
     """A rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0, which says Stop
     threading.Thread(target=_end_with_parent, name="everscene-parent", daemon=True).start()
-    if place.cuda:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _own_gpu_first(os.environ.get("CUDA_VISIBLE_DEVICES"), place)
     torch.set_num_threads(place.threads)
     pipe.send_bytes(HERE)
     try:
@@ -284,7 +288,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _own_gpu_first(visible: str | None, place: _Place) -> str:
-    """The list of GPUs, turned so that the rank's own is the first, on which our kernels run."""
-    gpus = visible.split(",") if visible else [str(gpu) for gpu in range(place.size)]
-    return ",".join(gpus[place.rank :] + gpus[: place.rank])
+@contextmanager
+def _own_gpu_first(place: _Place) -> Iterator[None]:
+    """What is started within sees all GPUs, a rank's own first: our kernels run on the first one."""
+    before = os.environ.get(VISIBLE)
+    gpus = before.split(",") if before else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    os.environ[VISIBLE] = ",".join(gpus[place.rank :] + gpus[: place.rank])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before
