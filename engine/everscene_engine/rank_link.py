@@ -30,6 +30,7 @@ class GroupLink:
         """Returns when all ranks are there. cuda: between GPUs, each rank's own being its first."""
         self.rank = rank
         self.size = size
+        self._cuda = cuda
         self._group = _nccl(store, rank, size) if cuda else _gloo(store, rank, size)
         self._options = c10d.AllToAllOptions()
         self._options.asyncOp = False
@@ -49,8 +50,10 @@ class GroupLink:
         return out
 
     def abort(self) -> None:
-        """End what is under way, so that whoever waits for it goes on. The link is of no use afterwards."""
-        self._group.abort()
+        """End what is under way between GPUs, so that whoever waits for it goes on; gloo notices lost peers itself. The
+        link is of no use afterwards."""
+        if self._cuda:
+            self._group.abort()
 
 
 def serve_store() -> Any:
