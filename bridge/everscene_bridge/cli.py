@@ -1,5 +1,4 @@
-"""The command line: `everscene serve`, `demo`, `send`, `watch`, `snapshot`, `restore`,
-`rewind`, `branch`, `pause`, `resume`, `replay`, `bench latency`, `scene check`. It reads options and prints."""
+"""The command line. It reads options and prints."""
 
 import logging
 import time
@@ -34,7 +33,8 @@ from everscene_bridge.sidecar import SidecarOptions, run
 from everscene_bridge.timeline import TimelineSettings
 from everscene_engine.errors import EngineError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+HELP = "A live, generated world that events bend while it plays. `everscene demo` shows one, `everscene serve` runs one."
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(scene_app, name="scene")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
