@@ -33,7 +33,7 @@ from everscene_bridge.sidecar import SidecarOptions, run
 from everscene_bridge.timeline import TimelineSettings
 from everscene_engine.errors import EngineError
 
-HELP = "A live, generated world that events bend while it plays. `everscene demo` shows one, `everscene serve` runs one."
+HELP = "A live, generated world that events bend while it plays. `everscene demo` shows one, `serve` runs one."
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(scene_app, name="scene")
 app.add_typer(bench_app, name="bench")
