@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import KVCache
 from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rope import rotation
-from everscene_engine.stored_linear import store_linears
+from everscene_engine.stored_linear import linears_of, store_linears
 from everscene_engine.stream import LatentStream
 from everscene_engine.transformer import WanTransformer
 from tests.engine.small import STREAM, small_prompt, small_transformer
@@ -28,6 +29,13 @@ DEVICE = torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
 CONFIG = TransformerConfig(dim=64, ffn_dim=96, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
 BF16 = 0.02  # relative, of a flow: a few roundings of bfloat16 fall the other way
 FP8 = 0.12  # relative: E4M3 rows have 0.026, and a forward is a dozen products
+
+
+class Ranges(NamedTuple):
+    """A calibration."""
+
+    moments: dict[str, Tensor]
+    amax: dict[str, Tensor]
 
 
 def model() -> WanTransformer:
@@ -75,6 +83,23 @@ def test_stored_weights_compute_what_they_do_on_the_plain_path(format: str) -> N
     assert all(error(a, b) < FP8 for a, b in zip(left, kept, strict=True))
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+@torch.no_grad()
+def test_both_sides_in_four_bits_are_near_the_plain_path(calibrated: bool) -> None:
+    """Emulated: no GPU here multiplies so."""
+    plain, other = model(), model()
+    if calibrated:
+        names = linears_of(other)
+        ranges = {name: torch.full((1,), 6.0, device=DEVICE) for name in names}
+        moments = {
+            name: torch.eye(16, device=DEVICE).expand(one.in_features // 16, 16, 16) for name, one in names.items()
+        }
+        store_linears(other, "nvfp4", Ranges(moments, ranges))
+    wanted, _ = flow_and_cache(plain, chunks=1)
+    found, _ = flow_and_cache(accelerated(other, "w4a4"), chunks=1)
+    assert 0.05 < error(found, wanted) < 0.4  # a product has 0.12, and a forward is a dozen
+
+
 def test_stored_weights_are_asked_for_by_their_format() -> None:
     stored = model()
     store_linears(stored, "nvfp4")
@@ -108,6 +133,24 @@ def test_a_slot_written_elsewhere_is_converted_before_it_is_seen() -> None:
     cold = accelerated(model(), "bf16", "triton")(latents, times, turn, seen, text)
     assert not torch.equal(before, after)
     assert torch.equal(after, cold)
+
+
+@torch.no_grad()
+def test_a_forward_that_cannot_be_captured_is_run_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no capture here")
+
+    fast = accelerated(model())
+    monkeypatch.setattr(fast, "_graphs_wanted", True)
+    monkeypatch.setattr(fast, "_captured", broken)
+    once, _ = flow_and_cache(fast)
+    cache = KVCache(2, 1, 3, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
+    attention = cache.attention(cache.table.open(0, 0, 2), [])
+    latents = torch.randn(1, 2, 4, 4, 6, generator=torch.Generator().manual_seed(3)).to(DEVICE, torch.bfloat16)
+    times, turn = torch.zeros(1, 2, device=DEVICE), rotation(torch.arange(2, device=DEVICE), 2, 3, CONFIG.head_dim)
+    flows = [fast(latents, times, turn, attention, small_prompt(fast)) for _ in range(3)]
+    assert torch.equal(flows[0], flows[1]) and torch.equal(flows[1], flows[2])
+    assert once.isfinite().all() and not fast._graphs_wanted
 
 
 @torch.no_grad()
