@@ -1,6 +1,7 @@
 """Scenes with rules and blends along a whole stream, on a simulated clock: nothing is lost, whatever comes when."""
 
 from collections import Counter
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,3 +76,39 @@ def test_an_applied_event_is_in_its_first_frame(sent: list[tuple[float, str]]) -
         if outcome.state == "applied":
             assert shown[outcome.frame].prompt == outcome.prompt
             assert shown[outcome.frame].index == 0
+
+
+OTHER = """
+name: another file
+template: "{place} {moment}"
+slots: {place: hill, moment: ""}
+events:
+  flash: {set: {moment: spark}, for: 2s}
+  city: {set: {place: town}, transition: {blend: 1s}}
+"""
+
+
+@settings(max_examples=60, deadline=None)
+@given(sent=SENT, changes=st.lists(st.tuples(st.floats(0, 6000), st.booleans()), max_size=4))
+def test_scene_files_that_change_at_any_time_lose_no_event(
+    sent: list[tuple[float, str]], changes: list[tuple[float, bool]]
+) -> None:
+    scenes = (parse_scene(SCENE), parse_scene(OTHER))
+    sim = Simulation(scene=scenes[0])
+
+    def change(which: bool) -> None:
+        sim.scene = scenes[which]
+        sim.timeline.ledger.change_scene(sim.scene)
+
+    def send(name: str) -> None:
+        if name in sim.scene.file.events:
+            sim._accept(sim.scene.action(name, {}, None))
+
+    for ms, which in changes:
+        sim.at(ms, partial(change, which))
+    for ms, name in sent:
+        sim.at(ms, partial(send, name))
+    sim.run(6000 + QUIET_MS)
+    assert Counter(outcome.input.order for outcome in sim.outcomes) == Counter(one.order for one in sim.accepted)
+    assert [frame.number for frame in sim.shown] == list(range(1, len(sim.shown) + 1))
+    assert sim.shown[-1].prompt == sim.scene.compose(sim.timeline.ledger.state)
