@@ -59,7 +59,7 @@ StartImage = Annotated[Path | None, typer.Option(help="A picture that the world 
 Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightvae, lightvae2 or tiny.")]
 TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's text encoder; the model's by default.")]
 UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
-Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8 or nvfp4.")]
+Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8, nvfp4 or w4a4.")]
 KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16, nvfp4 or nvfp4-smooth.")]
 PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto: fast on a GPU.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]

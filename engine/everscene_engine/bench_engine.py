@@ -51,6 +51,8 @@ class BenchOptions:
     check: bool = False  # compare a chunk with that of the plain path
 
     def __post_init__(self) -> None:
+        if self.precision == "w4a4" and self.path == "plain":
+            raise ConfigError("w4a4 is of the fast path alone; use nvfp4")
         choices = {
             "path": PATHS,
             "precision": PRECISIONS,

@@ -12,7 +12,7 @@ from everscene_engine.models.presets import PRESETS, Preset
 from everscene_engine.models.verify import parts_in
 from everscene_engine.pocket import best_dtype
 from everscene_engine.port import Finding
-from everscene_engine.precision import KV_FORMATS, PRECISIONS, Machine, choose, machine_of
+from everscene_engine.precision import Machine, choose, machine_of
 from everscene_kernels import attention_cudnn
 
 
@@ -95,5 +95,5 @@ def weights_finding(preset: Preset, found: Sequence[str], missing: Sequence[str]
 
 
 def _pairs(here: Machine) -> list[tuple[str, str]]:
-    precisions = [one for one in PRECISIONS if one != "fp8" or here.has_fp8 or here.capability is None]
-    return [(precision, kv) for precision in precisions for kv in KV_FORMATS]
+    precisions = [one for one in ("bf16", "fp8", "nvfp4") if one != "fp8" or here.has_fp8 or here.capability is None]
+    return [(precision, kv) for precision in precisions for kv in ("bf16", "nvfp4")]  # the others take as much

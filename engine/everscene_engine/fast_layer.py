@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from everscene_engine.eight_bit import value_scale
 from everscene_engine.stored_linear import StoredLinear
 from everscene_engine.transformer import Attention, Block
-from everscene_kernels import fused_triton, nvfp4_weights
+from everscene_kernels import fused_triton, nvfp4_triton, nvfp4_weights
 from everscene_kernels.fp8 import FP8Rows, quantize_rows
 from everscene_kernels.fused import Affine
 from everscene_kernels.nvfp4 import NVFP4Tensor
+from everscene_kernels.nvfp4_linear import multiply, operand
 
-Rows = Tensor | FP8Rows
+Rows = Tensor | FP8Rows | NVFP4Tensor
 Linear = nn.Linear | StoredLinear
 
 
@@ -70,6 +71,7 @@ class Product:
 
     def __call__(self, rows: Rows) -> Tensor:
         weight = self._weight() if isinstance(self._weight, FourBit) else self._weight
+        assert not isinstance(weight, NVFP4Tensor)
         if isinstance(weight, Tensor):
             assert isinstance(rows, Tensor)
             return F.linear(rows, weight, self._bias)
@@ -91,28 +93,65 @@ class Product:
     def rows(self, x: Rows, gelu: bool = False) -> Rows:
         """x [R, in] as this product wants it, after GELU with `gelu`."""
         if isinstance(x, FP8Rows):
-            return x if self.fp8 else x.values.to(torch.bfloat16) * x.scales.to(torch.bfloat16)
+            return x if self.fp8 else _wide(x)
+        assert isinstance(x, Tensor)
         if self.fp8:
             return fused_triton.quantize_rows(x, gelu)
         return F.gelu(x, approximate="tanh") if gelu else x
 
 
+class FourBitProduct:
+    """Rows [R, in] times weights [out, in], one below the other, plus bias, both sides in NVFP4.
+
+    Activations are quantised to the range that a calibration met where there was one, else to their own, which takes
+    another reading of them.
+    """
+
+    def __init__(self, linears: Sequence[Linear]) -> None:
+        stored = [linear for linear in linears if isinstance(linear, StoredLinear)]
+        self._bias = torch.cat([linear.bias for linear in linears])
+        self._weight = operand([linear.stored for linear in stored if isinstance(linear.stored, NVFP4Tensor)])
+        ranges = [linear.input_amax for linear in stored if linear.input_amax is not None]
+        self._amax = torch.cat(ranges).amax(0, keepdim=True) if ranges else None
+
+    def __call__(self, rows: Rows) -> Tensor:
+        four = rows if isinstance(rows, NVFP4Tensor) else self._quantized(rows, gelu=False)
+        return multiply(four, self._weight, self._bias)
+
+    def rows(self, x: Rows, gelu: bool = False) -> Rows:
+        """x [R, in] as this product wants it, after GELU with `gelu`."""
+        return x if isinstance(x, NVFP4Tensor) else self._quantized(x, gelu)
+
+    def _quantized(self, x: Tensor | FP8Rows, gelu: bool) -> NVFP4Tensor:
+        wide = _wide(x) if isinstance(x, FP8Rows) else x
+        return (nvfp4_triton.quantize_gelu if gelu else nvfp4_triton.quantize)(wide, amax=self._amax)
+
+
+def _wide(rows: FP8Rows) -> Tensor:
+    return rows.values.to(torch.bfloat16) * rows.scales.to(torch.bfloat16)
+
+
 class FastLayer:
     """The products and weights of one block, taken from it."""
 
-    def __init__(self, block: Block, fp8: bool) -> None:
+    def __init__(self, block: Block, fp8: bool, four: bool = False) -> None:
+        """fp8: multiply in FP8; four: both sides in NVFP4, in which the weights are held."""
+
+        def product(*linears: Linear) -> Product | FourBitProduct:
+            return FourBitProduct(linears) if four else Product(linears, fp8)
+
         own, cross = block.self_attn, block.cross_attn
-        self.qkv = Product([own.q, own.k, own.v], fp8)
+        self.qkv = product(own.q, own.k, own.v)
         self.value_scale = value_scale(own.v.weight, own.v.bias)
         self.norms = torch.stack([own.norm_q.weight, own.norm_k.weight])  # [2, D]
-        self.out = Product([own.o], fp8)
+        self.out = product(own.o)
         self.before_cross = Affine(block.norm3.weight, block.norm3.bias)
-        self.cross_q = Product([cross.q], fp8)
+        self.cross_q = product(cross.q)
         self.cross_norm = cross.norm_q.weight
-        self.cross_out = Product([cross.o], fp8)
+        self.cross_out = product(cross.o)
         up, down = block.ffn[0], block.ffn[2]
         assert isinstance(up, Linear) and isinstance(down, Linear)
-        self.up, self.down = Product([up], fp8), Product([down], fp8)
+        self.up, self.down = product(up), product(down)
         for attention, names in ((own, "qkvo"), (cross, "qo")):
             _drop(attention, names)
         block.ffn = nn.Sequential()

@@ -41,6 +41,7 @@ from everscene_engine.transformer import WanTransformer
 from everscene_kernels import attention_triton, fused_triton
 from everscene_kernels.fp8 import FP8Rows, has_fp8_units
 from everscene_kernels.fused import Modulation
+from everscene_kernels.nvfp4_linear import FIRST_CAPABILITY
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class _Inputs:
 class FastTransformer(WanTransformer):
     """See the module's head. One clip at a time; made by `accelerated`."""
 
-    def __init__(self, plain: WanTransformer, fp8: bool, eight_bit: str | None, graphs: bool) -> None:
+    def __init__(self, plain: WanTransformer, fp8: bool, eight_bit: str | None, graphs: bool, four: bool) -> None:
         nn.Module.__init__(self)
         self.config: TransformerConfig = plain.config
         self.ranks = plain.ranks
@@ -105,7 +106,7 @@ class FastTransformer(WanTransformer):
         self.time_embedding, self.time_projection = plain.time_embedding, plain.time_projection
         blocks = plain.layers()
         self.modulation = torch.stack([block.modulation[0] for block in blocks])  # [layers, 6, D]
-        self.fast_layers = [FastLayer(block, fp8) for block in blocks]
+        self.fast_layers = [FastLayer(block, fp8, four) for block in blocks]
         self.blocks, self.head = plain.blocks, plain.head
         self._fp8 = fp8
         self._eight_kernel = eight_bit
@@ -338,8 +339,9 @@ def accelerated(
 ) -> FastTransformer:
     """The fast transformer made from a plain one on a GPU in bfloat16, which is taken apart and must not be used again.
 
-    precision: of the products of the blocks: bf16, fp8, or nvfp4 for weights that are held so and multiplied in FP8 (in
-    bf16 on a GPU without FP8 units). Weights that are stored in one of these already must be asked for as such.
+    precision: of the products of the blocks: bf16, fp8, nvfp4 for weights that are held so and multiplied in FP8 (in
+    bf16 on a GPU without FP8 units), or w4a4 for both sides in NVFP4. Weights that are stored already must be asked for
+    as what they are.
     attention: bf16, or for self-attention in FP8 cudnn, triton, or fp8 for the better of them. Raises ConfigError where
     the kernels cannot run.
     """
@@ -356,13 +358,17 @@ def accelerated(
         if value not in known:
             raise ConfigError(f"{name} is {value!r}; on the fast path it is one of {', '.join(known)}")
     stored = format_of(plain)
-    if stored not in (None, precision):
+    held = "nvfp4" if precision == "w4a4" else precision
+    if stored not in (None, held):
         raise ConfigError(f"precision is {precision!r}, and these weights are stored in {stored}; use {stored}")
     units = not weight.is_cuda or has_fp8_units(weight.device, config.dim, config.ffn_dim)
     if not units and (precision == "fp8" or attention != "bf16"):
         raise ConfigError("this GPU has no FP8 units (compute capability 8.9 and up has them); use bf16 or nvfp4")
+    if precision == "w4a4" and weight.is_cuda and torch.cuda.get_device_capability(weight.device) < FIRST_CAPABILITY:
+        raise ConfigError("this GPU does not multiply NVFP4 (compute capability 10.0 and up does); use nvfp4 or fp8")
     with torch.inference_mode():
-        if precision == "nvfp4" and stored is None:
+        if held == "nvfp4" and stored is None:
             store_linears(plain, "nvfp4")
         fp8 = precision == "fp8" or (precision == "nvfp4" and units)
-        return FastTransformer(plain, fp8, eight_bit_kernel(attention), graphs).eval().requires_grad_(False)
+        made = FastTransformer(plain, fp8, eight_bit_kernel(attention), graphs, precision == "w4a4")
+        return made.eval().requires_grad_(False)

@@ -126,21 +126,23 @@ class TransformerSource:
     @property
     def linears(self) -> str | None:
         """The format in which the linears are stored; None: as plain matrices."""
-        return self.formats.precision if self.formats.precision in FORMATS else None
+        held = "nvfp4" if self.formats.precision == "w4a4" else self.formats.precision
+        return held if held in FORMATS else None
 
     def pocket(self, place: torch.device) -> PocketModel:
         """The pocket model. weights may hold no more than what `everscene quantize pocket` wrote; the rest is then the
         package's."""
-        folder, precision, dtype = self.weights or WEIGHTS, self.formats.precision, best_dtype(place)
-        stored = self.weights is not None and has_part(self.weights, stored_part(POCKET_PART, precision))
+        folder, linears, dtype = self.weights or WEIGHTS, self.linears, best_dtype(place)
+        stored = self.weights is not None and linears is not None
+        stored = stored and has_part(folder, stored_part(POCKET_PART, str(linears)))
         plain_folder = folder if not stored or has_part(folder, POCKET_PART) else WEIGHTS
         pocket = load_pocket(place, dtype, plain_folder, self.steps)
-        if stored:
-            check_pocket_source(folder, precision, pocket.transformer)
-            transformer = load_stored(self.preset.transformer, folder, POCKET_PART, precision, place, dtype)
+        if stored and linears is not None:
+            check_pocket_source(folder, linears, pocket.transformer)
+            transformer = load_stored(self.preset.transformer, folder, POCKET_PART, linears, place, dtype)
             return replace(pocket, transformer=transformer)
-        if self.linears is not None:
-            store_linears(pocket.transformer, self.linears)
+        if linears is not None:
+            store_linears(pocket.transformer, linears)
         return pocket
 
     def on_path(self, transformer: WanTransformer, ranks: Ranks) -> WanTransformer:

@@ -11,7 +11,12 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.models import networks
 from everscene_engine.models.presets import Preset
 
-BYTES = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}  # of a number in a matrix; FP8's scale a row is a thousandth more
+BYTES = {
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "nvfp4": 0.5625,
+    "w4a4": 0.5625,
+}  # of a number in a matrix; FP8's scale a row is a thousandth more
 TEXT_ENCODER = 11.4e9  # umT5-xxl in bf16
 DECODERS = {"vae": 1.4e9 + 12.9e9, "lightvae": 0.4e9 + 6.4e9, "lightvae2": 0.1e9 + 3.2e9, "tiny": 0.2e9}
 """Weights, and states to go back to: of a whole VAE 3.2 GB each, kept up to 12.9 GB."""

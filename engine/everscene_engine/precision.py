@@ -1,6 +1,7 @@
 """In which formats a model computes, and which of them a machine can have. Nothing here needs a GPU or Triton.
 
     GPU                                    precision of the linears                  auto
+    compute capability 10.0 and up         as below; w4a4: NVFP4 times NVFP4         fp8
     compute capability 8.9 and up          bf16; fp8; nvfp4, multiplied in FP8       fp8
     older                                  bf16; nvfp4, multiplied in bf16           bf16
     CPU                                    bf16 or float32; nvfp4, to save memory    bf16
@@ -19,8 +20,9 @@ import torch
 from everscene_engine.errors import ConfigError
 from everscene_kernels import attention_cudnn
 from everscene_kernels.fp8 import FIRST_CAPABILITY
+from everscene_kernels.nvfp4_linear import FIRST_CAPABILITY as FIRST_FP4
 
-PRECISIONS = ("bf16", "fp8", "nvfp4")  # of the products on the fast path
+PRECISIONS = ("bf16", "fp8", "nvfp4", "w4a4")  # of the products on the fast path
 ATTENTIONS = ("bf16", "fp8", "cudnn", "triton")  # fp8: the better of the two kernels that are named after it
 KV_FORMATS = ("bf16", "nvfp4", "nvfp4-smooth")
 PATHS = ("auto", "fast", "plain")
@@ -37,6 +39,10 @@ class Machine:
     @property
     def has_fp8(self) -> bool:
         return self.capability is not None and self.capability >= FIRST_CAPABILITY
+
+    @property
+    def has_fp4(self) -> bool:
+        return self.capability is not None and self.capability >= FIRST_FP4
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,11 @@ def choose(
 
 
 def _check(machine: Machine, precision: str, kv: str, attention: str, path: str) -> None:
+    if precision == "w4a4" and not machine.has_fp4:
+        what = "a CPU" if machine.capability is None else "compute capability " + ".".join(map(str, machine.capability))
+        raise ConfigError(f"w4a4 multiplies in four bits, from compute capability 10.0 on; this is {what}: use nvfp4")
+    if precision == "w4a4" and (path == "plain" or not machine.triton):
+        raise ConfigError("w4a4 is of the fast path alone, which needs Triton; use nvfp4")
     if machine.capability is None:
         if precision == "fp8":
             raise ConfigError("precision 'fp8' needs a GPU of capability 8.9 and up; on a CPU use bf16, or nvfp4")

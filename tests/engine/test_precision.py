@@ -52,6 +52,9 @@ def test_auto_takes_the_weights_that_are_there() -> None:
     ("machine", "asked", "words"),
     [
         (CPU, {"precision": "fp8"}, "on a CPU use bf16, or nvfp4"),
+        (CPU, {"precision": "w4a4"}, "from compute capability 10.0 on; this is a CPU: use nvfp4"),
+        (HOPPER, {"precision": "w4a4"}, "this is compute capability 9.0: use nvfp4"),
+        (Machine((10, 0), 180e9, True), {"precision": "w4a4", "path": "plain"}, "fast path alone, which needs Triton"),
         (CPU, {"path": "fast"}, "on a CPU use the plain path"),
         (CPU, {"attention": "fp8"}, "of the fast path alone, on a GPU; use bf16"),
         (AMPERE, {"precision": "fp8"}, "this GPU has 8.0; use bf16, or nvfp4"),
@@ -59,7 +62,7 @@ def test_auto_takes_the_weights_that_are_there() -> None:
         (BARE, {"path": "fast"}, r"pip install everscene\[kernels\]; or use the plain path"),
         (BARE, {"kv": "nvfp4"}, r"pip install everscene\[kernels\]; or use bf16"),
         (HOPPER, {"kv": "nvfp4", "attention": "fp8"}, "use kv bf16, or attention bf16"),
-        (HOPPER, {"precision": "int8"}, "precision is 'int8'; it is one of auto, bf16, fp8, nvfp4"),
+        (HOPPER, {"precision": "int8"}, "precision is 'int8'; it is one of auto, bf16, fp8, nvfp4, w4a4"),
         (HOPPER, {"kv": "fp8"}, "kv is 'fp8'; it is one of auto, bf16, nvfp4, nvfp4-smooth"),
         (BARE, {"kv": "nvfp4-smooth"}, r"pip install everscene\[kernels\]; or use bf16"),
         (HOPPER, {"kv": "nvfp4-smooth", "attention": "fp8"}, "use kv bf16, or attention bf16"),
