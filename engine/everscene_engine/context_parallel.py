@@ -63,19 +63,32 @@ class Exchange:
         self._lengths = lengths
         self._groups = groups
 
-    def to_heads(self, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Each [B, own tokens, H, E] → [B, all tokens, H/N, E]; all parts in one exchange."""
-        ranks, (clips, own, heads, width) = self._link.size, parts[0].shape
+    def to_heads(self, parts: Tensor | Sequence[Tensor], into: Sequence[Tensor | None] = ()) -> tuple[Tensor, ...]:
+        """Each [B, own tokens, H, E] → [B, all tokens, H/N, E]; all parts in one exchange.
+
+        parts: one tensor [P, B, own tokens, H, E] is packed at once. into: where each shall lie; None: anywhere.
+        """
+        ranks, count, (clips, own, heads, width) = self._link.size, len(parts), parts[0].shape
         share = heads // ranks
-        send = parts[0].new_empty(ranks, len(parts), clips, own, share, width)
-        for index, part in enumerate(parts):
-            send[:, index] = torch.unflatten(part, 2, (ranks, share)).movedim(2, 0)
-        each = len(parts) * clips * share * width
+        send = parts[0].new_empty(ranks, count, clips, own, share, width)
+        if isinstance(parts, Tensor):
+            send.copy_(torch.unflatten(parts, 3, (ranks, share)).movedim(3, 0))
+        else:
+            for index, part in enumerate(parts):
+                send[:, index] = torch.unflatten(part, 2, (ranks, share)).movedim(2, 0)
+        each = count * clips * share * width
         wanted = [each * self._groups * length for length in self._lengths]
         got = torch.split(self._link.all_to_all(send.view(-1), [send[0].numel()] * ranks, wanted), wanted)
-        shape = (len(parts), clips, self._groups)
+        shape = (count, clips, self._groups)
         pieces = [piece.view(*shape, length, share, width) for piece, length in zip(got, self._lengths, strict=True)]
-        return torch.cat(pieces, dim=3).flatten(2, 3).unbind(0)
+        return tuple(self._joined([piece[index] for piece in pieces], place) for index, place in _places(into, count))
+
+    def _joined(self, pieces: Sequence[Tensor], place: Tensor | None) -> Tensor:
+        """[B, groups, tokens of a rank, H/N, E] of each rank → [B, all tokens, H/N, E]."""
+        if place is None:
+            return torch.cat(list(pieces), dim=2).flatten(1, 2)
+        torch.cat(list(pieces), dim=2, out=torch.unflatten(place, 1, (self._groups, -1)))
+        return place
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """[B, all tokens, H/N, E] → [B, own tokens, H, E]."""
@@ -98,6 +111,10 @@ class Exchange:
         got = self._link.all_to_all(send, [x.numel()] * self._link.size, wanted)
         pieces = [piece.view(clips, groups, -1, width) for piece in torch.split(got, wanted)]
         return torch.cat(pieces, dim=2)
+
+
+def _places(into: Sequence[Tensor | None], count: int) -> list[tuple[int, Tensor | None]]:
+    return list(enumerate([*into, *[None] * (count - len(into))]))
 
 
 class Share(Protocol):

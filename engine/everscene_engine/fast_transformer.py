@@ -273,13 +273,15 @@ class FastTransformer(WanTransformer):
     ) -> Rows | None:
         """Self-attention of rows [R, 3·D] → rows [R, D]; with `last`, keys and values are kept and nothing is read."""
         norms, eps = self.fast_layers[index].norms, self.config.eps
-        q = qkv.new_empty(qkv.shape[0], self.config.heads, self.config.head_dim)
+        rows = (qkv.shape[0], self.config.heads, self.config.head_dim)
+        if isinstance(share, TokenShare):
+            made = qkv.new_empty(3, *rows)
+            q, k, v = made.unbind(0)
+            fused_triton.queries_keys_values(qkv, norms, turn.cos, turn.sin, q, k, v, eps)
+            return self._attend_exchanged(index, made[:, None], share, self_attention, eight, last)
+        q = qkv.new_empty(rows)
         cached = self_attention if isinstance(self_attention, CachedAttention) else None
         place = None if cached is None else cached.place(index)
-        if isinstance(share, TokenShare):
-            k, v = torch.empty_like(q), torch.empty_like(q)
-            fused_triton.queries_keys_values(qkv, norms, turn.cos, turn.sin, q, k, v, eps)
-            return self._attend_exchanged(index, (q, k, v), share, self_attention, eight, last)
         k, v = (torch.empty_like(q), torch.empty_like(q)) if place is None else (place[0][0], place[1][0])
         to = None if eight is None or cached is None else eight.place(index, cached)
         fused_triton.queries_keys_values(qkv, norms, turn.cos, turn.sin, q, k, v, eps, to)
@@ -296,23 +298,19 @@ class FastTransformer(WanTransformer):
     def _attend_exchanged(
         self,
         index: int,
-        made: tuple[Tensor, Tensor, Tensor],
+        made: Tensor,
         share: TokenShare,
         self_attention: SelfAttention,
         eight: EightBitCache | None,
         last: bool,
     ) -> Rows | None:
-        """The same over several ranks, from queries, keys and values [R, H, E] of this rank's tokens."""
+        """The same over several ranks, from queries, keys and values [3, 1, R, H, E] of this rank's tokens."""
         cached = self_attention if isinstance(self_attention, CachedAttention) else None
         place = None if cached is None else cached.place(index)
         exchange = share.exchange
         if cached is None or place is None:
-            seen = self_attention(index, *exchange.to_heads([part[None] for part in made]))
-            return exchange.to_tokens(seen)[0].flatten(1)
-        wanted = made[1:] if last else made
-        *q, k, v = exchange.to_heads([part[None] for part in wanted])  # [1, tokens, H/N, E] each
-        place[0].copy_(k)
-        place[1].copy_(v)
+            return exchange.to_tokens(self_attention(index, *exchange.to_heads(made)))[0].flatten(1)
+        *q, k, v = exchange.to_heads(made[1:], place) if last else exchange.to_heads(made, (None, *place))
         cached.kept(index)
         q8 = None if eight is None else eight.put(index, cached, (q or [k])[0][0], k[0], v[0])
         if last:

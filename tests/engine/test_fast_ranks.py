@@ -21,7 +21,7 @@ if not INTERPRETED and torch.cuda.device_count() < 2:
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 ROUNDING = 0.01  # relative: another split of rows lets a few roundings of bfloat16 fall the other way
-SIZES = TransformerConfig(dim=32, ffn_dim=32, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
+SIZES = TransformerConfig(dim=32, ffn_dim=32, layers=1, heads=2, channels=4, text_dim=16, freq_dim=32)
 CONFIG = replace(
     ODD, latent_height=2, window_chunks=1, sink_reach=None, steps=1, chunk_frames=1, shot_sink=False
 )  # five tokens
