@@ -82,9 +82,25 @@ def test_pull_fetches_converts_and_writes_down_what_it_fetched(published: Path, 
 def test_pull_asks_for_the_commit_that_it_found_the_first_time(published: Path, tmp_path: Path) -> None:
     sources = [source for source in chosen_sources(PRESET, 2) if source.part == "transformer-2step"]
     list(pull(PRESET, sources, tmp_path, Shelf(published)))
+    for path in tmp_path.glob("transformer-2step-*"):
+        path.unlink()
     hub = Shelf(published)
     list(pull(PRESET, sources, tmp_path, hub))
     assert hub.asked == [(sources[0].repo, "model_te.pt", "newest")]
+
+
+def test_pull_leaves_what_is_there_and_whole(published: Path, tmp_path: Path) -> None:
+    sources = chosen_sources(PRESET, 2)
+    list(pull(PRESET, sources, tmp_path, Shelf(published)))
+    [torn] = tmp_path.glob("vae-1-of-1.safetensors")
+    torn.write_bytes(torn.read_bytes()[:-100])
+    hub = Shelf(published)
+    done = list(pull(PRESET, sources, tmp_path, hub))
+    assert [path for _, path, _ in hub.asked] == ["Wan2.2_VAE.pth"]
+    assert [part.part for part in done if part.note == "it was there already"] == [
+        "transformer-2step", "text", "tokenizer",
+    ]  # fmt: skip
+    verify(PRESET, tmp_path, deep=True)
 
 
 def test_pull_says_when_a_file_is_not_the_one_others_have_seen(published: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Files come through huggingface_hub into its own cache, which resumes a broken download and shows progress. A source with
 no revision of ours is fetched at the newest one, and the commit that this turned out to be is written into
-`sources.json` beside the weights: from then on `pull` asks for that one.
+`sources.json` beside the weights: from then on `pull` asks for that one. What was converted before from the same commit
+is not fetched again, so a pull that was broken off goes on where it was.
 """
 
 import hashlib
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everscene_engine.errors import CheckpointError, ConfigError
-from everscene_engine.models.convert import convert
+from everscene_engine.models.convert import TOKENIZER, convert
 from everscene_engine.models.presets import Preset, Source
+from everscene_engine.models.verify import verify_part
 
 LOCK = "sources.json"
 
@@ -86,7 +88,12 @@ def pull(
     lock: dict[str, Any] = json.loads(lock_file.read_text()) if lock_file.exists() else {}
     for source in sources:
         told(source)
-        revision = source.revision or lock.get(source.part, {}).get("commit")
+        before = lock.get(source.part, {})
+        revision = source.revision or before.get("commit")
+        same = (before.get("repo"), before.get("path"), before.get("commit")) == (source.repo, source.path, revision)
+        if same and _is_whole(preset, source.part, folder):
+            yield Pulled(source.part, source, str(revision), "it was there already")
+            continue
         path, commit = hub.fetch(source.repo, source.path, revision)
         base = hub.fetch(source.repo, source.onto, commit)[0] if source.onto else None
         note = _compare_hash(path, source)
@@ -94,6 +101,17 @@ def pull(
         lock[source.part] = {"repo": source.repo, "path": source.path, "commit": commit, "licence": source.licence}
         lock_file.write_text(json.dumps(lock, indent=2) + "\n")
         yield Pulled(source.part, source, commit, note)
+
+
+def _is_whole(preset: Preset, part: str, folder: Path) -> bool:
+    """Whether a part that was pulled before is still there, as its headers tell."""
+    if part == TOKENIZER:
+        return (folder / TOKENIZER).is_dir()
+    try:
+        verify_part(preset, part, folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _compare_hash(path: Path, source: Source) -> str:
