@@ -3,7 +3,8 @@
     PYTHONPATH=engine:bridge:kernels python tests/gpu/check_formats.py [--model NAME] [--steps N] [--only NAME…]
 
 Prints a JSON line for each part. `layers`: the linears of the first, middle and last block with the activations that
-they meet in a chunk, the output's relative error by kind of linear and format. `chunks`: ‖found − wanted‖ / ‖wanted‖ of
+they meet in a chunk, the output's relative error by kind of linear and format. `calibration` (for `pocket`, whose
+weights are real; on any device): chunks with NVFP4 weights as they are, and calibrated on other prompts. `chunks`: ‖found − wanted‖ / ‖wanted‖ of
 five chunks from the same noise, against the plain path in bfloat16. `memory`: what the allocator gives for weights and
 for the KV cache in each format. `times`: chunks of the formats in turn, and their ratios. A part that fails says so and
 the next one goes on.
@@ -12,6 +13,7 @@ the next one goes on.
 import argparse
 import gc
 import json
+import random
 import sys
 import traceback
 from collections import defaultdict
@@ -27,10 +29,14 @@ from torch import Tensor, nn
 from everscene_engine.bench_engine import BenchOptions
 from everscene_engine.bench_machine import clocks, machine
 from everscene_engine.bench_run import World, make_world
+from everscene_engine.models.calibrate import calibrate
 from everscene_engine.models.presets import preset
-from everscene_engine.pocket import best_dtype
+from everscene_engine.pocket import best_dtype, load_pocket
 from everscene_engine.random_models import random_transformer
 from everscene_engine.stored_linear import linears_of, store_linears
+from everscene_engine.stream import LatentStream
+from everscene_engine.training.world.captions import prompt_for
+from everscene_engine.training.world.scene import random_attributes
 from everscene_kernels import nvfp4_weights
 from everscene_kernels.fp8 import linear_fp8, quantize_rows
 from everscene_kernels.nvfp4_linear import linear_nvfp4_both
@@ -205,13 +211,44 @@ def times(options: BenchOptions) -> Result:
     }
 
 
+LEARNT = 8  # prompts of the world, to calibrate with
+HELD_OUT = ("a red fox in the harbour at night in the snow", "a blue balloon over the city by day in fog",
+            "fireworks over the mountains at dusk")  # fmt: skip
+
+
+def calibration(options: BenchOptions) -> Result:
+    """Chunks of prompts that were not calibrated with, against the same in float32 (bfloat16 on a GPU)."""
+    chosen, place, dtype = preset("pocket"), options.place, best_dtype(options.place)
+    chance = random.Random(0)
+    learnt = [prompt_for(random_attributes(chance), chance) for _ in range(LEARNT)]
+    made: dict[str, list[Tensor]] = {}
+    for name in ("exact", "nvfp4", "nvfp4 calibrated"):
+        pocket = load_pocket(place, dtype)
+        model = pocket.transformer
+        if name == "nvfp4":
+            store_linears(model, "nvfp4")
+        elif name != "exact":
+            prompts = [pocket.text.encode([one]) for one in learnt]
+            store_linears(model, "nvfp4", calibrate(model, chosen.stream, prompts))
+        made[name] = []
+        for seed, prompt in enumerate(HELD_OUT):
+            stream = LatentStream(model, chosen.stream, 100 + seed)
+            stream.steer(model.condition(pocket.text.encode([prompt]).to(place)))
+            for _ in range(3):
+                chunk = stream.generate()
+                assert chunk is not None
+                made[name].append(chunk.latents)
+    wanted = torch.cat(made["exact"])
+    return {name: round(error(torch.cat(found), wanted), 4) for name, found in made.items() if name != "exact"}
+
+
 def free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-PARTS: list[Callable[[BenchOptions], Result]] = [times, memory, chunks, layers]
+PARTS: list[Callable[[BenchOptions], Result]] = [times, memory, chunks, layers, calibration]
 
 
 def main() -> int:
@@ -220,13 +257,15 @@ def main() -> int:
     parser.add_argument("--model", default="longlive2-5b")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", nargs="*", help="times, memory, chunks, layers")
+    parser.add_argument("--only", nargs="*", help="times, memory, chunks, layers, calibration")
     given = parser.parse_args()
     options = BenchOptions(given.model, steps=given.steps, device=given.device)
     print(json.dumps({"part": "machine", **machine(options.place)}), flush=True)
     failed = 0
     for part in PARTS:
         if given.only and part.__name__ not in given.only:
+            continue
+        if part is calibration and given.model != "pocket":
             continue
         try:
             print(json.dumps({"part": part.__name__, **part(options)}), flush=True)
