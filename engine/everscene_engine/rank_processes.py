@@ -117,14 +117,16 @@ class RankProcesses:
     def tell(self, command: Command) -> None:
         """Give all of them a command. Raises RankLost."""
         self._check()
-        message = packed(command)
-        for pipe in self._pipes:
-            try:
+        message, idle = packed(command), self._since is None
+        self._since = time.monotonic()  # a full pipe waits for who reads it
+        try:
+            for pipe in self._pipes:
                 pipe.send_bytes(message)
-            except OSError as problem:
-                raise RankLost(self._reason()) from problem
-        if self._since is not None:
-            self._since = time.monotonic()
+        except OSError as problem:
+            raise RankLost(self._reason()) from problem
+        finally:
+            if idle:
+                self._since = None
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from everscene_engine.context_parallel import Exchange, SeveralRanks, check_heads, spans
 from everscene_engine.errors import CheckpointError, ConfigError, RankLost
 from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
+from everscene_engine.rank_commands import BeginWith
 from everscene_engine.rank_processes import RankProcesses, check_ranks
 from everscene_engine.stream import LatentStream
 from tests.engine.ranks import CPU, ODD, Made, follower, together
@@ -136,6 +137,14 @@ def test_a_rank_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(stream._others.process_ids[0], signal.SIGSTOP)
         with pytest.raises(RankLost, match="no headway for 2 s: a rank hangs"):
             latents_of(stream)
+
+
+def test_a_rank_that_does_not_listen_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with together(2) as stream:
+        monkeypatch.setattr(stream._others, "_limit_s", 1.0)
+        os.kill(stream._others.process_ids[0], signal.SIGSTOP)
+        with pytest.raises(RankLost, match="no headway for 1 s: a rank hangs"):
+            stream._others.tell(BeginWith(torch.zeros(10_000_000)))
 
 
 def test_what_a_rank_cannot_make_is_said_by_rank_0() -> None:
