@@ -52,6 +52,7 @@ class EngineSpec(Checked):
     precision: str = "auto"
     kv: str = "auto"
     attention: str = "bf16"
+    gpus: Annotated[int, Field(ge=1)] = 1
 
 
 class ServeSpec(Checked):
