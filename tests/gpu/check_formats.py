@@ -2,12 +2,12 @@
 
     PYTHONPATH=engine:bridge:kernels python tests/gpu/check_formats.py [--model NAME] [--steps N] [--only NAME…]
 
-Prints a JSON line for each part. `layers`: the linears of the first, middle and last block with the activations that
-they meet in a chunk, the output's relative error by kind of linear and format. `calibration` (for `pocket`, whose
-weights are real; on any device): chunks with NVFP4 weights as they are, and calibrated on other prompts. `chunks`: ‖found − wanted‖ / ‖wanted‖ of
-five chunks from the same noise, against the plain path in bfloat16. `memory`: what the allocator gives for weights and
-for the KV cache in each format. `times`: chunks of the formats in turn, and their ratios. A part that fails says so and
-the next one goes on.
+Prints a JSON line for each part. `times`: chunks of the formats in turn, and their ratios. `memory`: what the allocator
+gives for weights and for the KV cache in each format. `chunks`: ‖found − wanted‖ / ‖wanted‖ of five from the same
+noise, against the plain path in bfloat16. `layers`: the linears of the first, middle and last block with the
+activations that they meet in a chunk, the output's relative error by kind of linear and format. `calibration` (for
+`pocket`, whose weights are real; on any device): NVFP4 weights as they are, and calibrated on other prompts.
+A part that fails says so and the next one goes on.
 """
 
 import argparse
