@@ -17,7 +17,7 @@ from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.models.quantize import POCKET_PART, check_pocket_source, load_stored, precisions_in, stored_part
 from everscene_engine.picture import fitted
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
-from everscene_engine.precision import Formats, check_device, choose, machine_of
+from everscene_engine.precision import Formats, check_device, choose, device_of, machine_of
 from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.start_image import PocketImageEncoder
 from everscene_engine.stored_linear import FORMATS, store_linears
@@ -61,10 +61,10 @@ def load(
     chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
     if threads is not None:
         torch.set_num_threads(threads)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     check_ranks(gpus, chosen.transformer.heads, place)
     asked = _Asked(precision, kv, attention, path)
-    text_place = place if text_device is None else torch.device(text_device)
+    text_place = place if text_device is None else device_of(text_device)
     if chosen.shipped:
         if decoder is not None:
             raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")

@@ -131,6 +131,18 @@ def _check(machine: Machine, precision: str, kv: str, attention: str, path: str)
         )
 
 
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU if there is one. Raises ConfigError for one that is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ConfigError(f"there is no device {name!r}; it is cpu, cuda, or cuda:1 for the second GPU") from None
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"there is no device {name!r}: torch {torch.__version__} sees {gpus or 'no'} GPUs here")
+    return device
+
+
 def check_device(device: torch.device, formats: Formats) -> None:
     """Raise ConfigError for a GPU that our kernels cannot be launched on: they run on the process's first."""
     if device.index in (None, 0) or not (formats.fast or "nvfp4" in (formats.precision, formats.kv[:5])):

@@ -13,6 +13,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.live import LiveEngine
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
+from everscene_engine.precision import device_of
 from everscene_engine.random_models import PROMPT_TOKENS, WAN_TEXT_DIM, random_decoder, random_transformer
 from everscene_engine.rank_processes import check_ranks, other_ranks, ranks_with
 from everscene_engine.stream import LatentStream
@@ -88,7 +89,7 @@ def load_random(
         raise ConfigError(f"random weights run on the path {path!r}; it is one of {', '.join(PATHS)}")
     chosen = preset(model)
     chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     check_ranks(gpus, chosen.transformer.heads, place)
     dtype = best_dtype(place)
     frames = random_decoder(decoder or "tiny", chosen, place, dtype)

@@ -7,7 +7,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.memory_fit import DECODERS, cache_bytes, need, weight_bytes
 from everscene_engine.models import large
 from everscene_engine.models.presets import preset
-from everscene_engine.precision import Formats, Machine, check_device, choose
+from everscene_engine.precision import Formats, Machine, check_device, choose, device_of
 
 CPU = Machine()
 HOPPER = Machine((9, 0), 150e9, triton=True)
@@ -97,3 +97,19 @@ def test_memory_is_known_for_every_decoder_that_can_be_loaded() -> None:
     assert set(DECODERS) == set(large.DECODERS)
     with pytest.raises(ConfigError, match="no such decoder: 'jpeg'"):
         need(LARGE, "bf16", "bf16", "jpeg")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cuda:99", "'cuda:99': torch .* sees .* GPUs here"),
+        ("gpu", "there is no device 'gpu'; it is cpu, cuda, or cuda:1"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        device_of(name)
+
+
+def test_without_a_name_there_is_always_a_device() -> None:
+    assert device_of(None).type in ("cpu", "cuda") and device_of("cpu") == torch.device("cpu")
