@@ -9,6 +9,7 @@ of its own. Prints Markdown tables, and writes them with all figures to the fold
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,8 +132,10 @@ def _json(columns: Columns) -> dict[str, object]:
 
 
 def _rows(columns: Columns) -> list[str]:
-    """Names in the order in which they first come."""
-    return list(dict.fromkeys(name for figures in columns.values() for name in figures))
+    """Names in the order in which they first come; those that differ by the seconds alone follow one another."""
+    names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
+    bare = [re.sub(r"[\d.]+ s$", "", name) for name in names]
+    return [names[place] for place in sorted(range(len(names)), key=lambda place: bare.index(bare[place]))]
 
 
 def examine(

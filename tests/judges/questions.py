@@ -6,6 +6,7 @@ series      is it the same subject after one change after another?
 steady      is it still a picture of the prompted world, with its subject, after minutes?
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -24,6 +25,7 @@ STEADY_CHUNKS = 4  # before a switch: how much a clip usually changes from frame
 SWITCH_CHUNKS = 2  # in which the jump is looked for
 WATCHED_CHUNKS = 8  # after a switch, read chunk by chunk
 FINE_STRIDE = 2  # frames between readings right after a switch
+READ_OFTEN = 2  # windows of the eight of 2 s in which a moment must be read: one alone may be a false alarm
 SAMPLE_SECONDS = 30.0  # between readings of a steady play
 FIRST_CHUNK = 3  # the first reading of a steady play: at 2 s
 
@@ -126,7 +128,7 @@ def ask_moments(source: Source, judges: Judges, plays: Sequence[Play], show: Sho
     many chunks before it."""
     during = range(CHUNKS_BEFORE, CHUNKS_BEFORE + MOMENT_CHUNKS)
     before = range(CHUNKS_BEFORE - MOMENT_CHUNKS, CHUNKS_BEFORE)
-    said: dict[bool, list[set[str]]] = {False: [set() for _ in plays], True: [set() for _ in plays]}
+    said: dict[bool, list[Counter[str]]] = {False: [Counter() for _ in plays], True: [Counter() for _ in plays]}
     shown: list[Tensor] = []
     for number, frames in watch(source, {*before, *during}):
         for windows in torch.unflatten(frames, 1, (-1, WINDOW)).unbind(1):
@@ -135,7 +137,8 @@ def ask_moments(source: Source, judges: Judges, plays: Sequence[Play], show: Sho
         if number in during:
             shown += [frames[:, 1], frames[:, 5]]
     tally = Tally()
-    for play, alarms, names in zip(plays, said[False], said[True], strict=True):
+    for play, quiet, eventful in zip(plays, said[False], said[True], strict=True):
+        alarms, names = _often(quiet), _often(eventful)
         moment = play.at(CHUNKS_BEFORE).moment
         tally.add(f"{moment} seen while it lasts", play.seed, moment in names)
         tally.add("moments seen while they last", play.seed, moment in names)
@@ -143,6 +146,11 @@ def ask_moments(source: Source, judges: Judges, plays: Sequence[Play], show: Sho
         tally.add("a moment seen where there is none", play.seed, bool(alarms))
     show("moments", torch.stack(shown, dim=1))
     return tally.figures()
+
+
+def _often(said: Counter[str]) -> set[str]:
+    """The moments that were read in enough windows."""
+    return {name for name, count in said.items() if count >= READ_OFTEN}
 
 
 def ask_series(source: Source, judges: Judges, plays: Sequence[Play], count: int, show: Show) -> dict[str, Figure]:
