@@ -44,6 +44,7 @@ class BenchOptions:
     chunks: int = 10  # measured, after the window is full
     device: str | None = None  # None: a GPU if there is one
     gpus: int = 1  # that make the stream together; on a CPU: processes
+    threads: int | None = None  # of a CPU; None: torch's own number
     seed: int = 0
     graphs: bool = True  # CUDA graphs on the fast path
     profile: bool = True
@@ -63,8 +64,8 @@ class BenchOptions:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        for name in ("chunks", "together", "gpus"):
-            if getattr(self, name) < 1:
+        for name in ("chunks", "together", "gpus", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
@@ -80,6 +81,8 @@ def run(options: BenchOptions) -> Iterator[Result]:
 
     Raises ConfigError for a model, a size or a decoder that cannot be.
     """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     yield {"part": "machine", **machine(options.place)}
     yield {"part": "options", **{field.name: getattr(options, field.name) for field in fields(options)}}
     began = time.perf_counter()
@@ -169,7 +172,7 @@ def parse(arguments: list[str]) -> BenchOptions:
         if field.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
         else:
-            kind = int if field.name in ("steps", "chunks", "together", "gpus", "seed") else str
+            kind = int if field.name in ("steps", "chunks", "together", "gpus", "threads", "seed") else str
             parser.add_argument(flag, type=kind, default=field.default)
     return BenchOptions(**vars(parser.parse_args(arguments)))
 
