@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everscene_bridge.cli_quantize import _prompts
 from everscene_engine.conditioning import TextEmbedding
 from everscene_engine.errors import CheckpointError, ConfigError, GenerationFailed
 from everscene_engine.load import load
@@ -157,3 +158,17 @@ def test_what_cannot_be_calibrated_is_refused(folder: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "modelopt.torch.quantization.calib", None)
     with pytest.raises(ConfigError, match=r"pip install everscene\[quantize\]"):
         calibrate(small_transformer(), STREAM, embeddings(1))
+
+
+def test_prompts_come_from_the_lines_of_a_file_or_from_the_world(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red fox\n\n  a blue boat  \n", encoding="utf-8")
+    assert _prompts(str(tmp_path / "prompts.txt"), of_world=False) == ["a red fox", "a blue boat"]
+    text = load_pocket(CPU, torch.float32).text
+    for prompt in _prompts("world", of_world=True):
+        text.check(prompt)
+    (tmp_path / "empty.txt").write_text("\n")
+    for where, words in (("empty.txt", "holds no prompt"), ("none.txt", "cannot be read")):
+        with pytest.raises(ConfigError, match=words):
+            _prompts(str(tmp_path / where), of_world=True)
+    with pytest.raises(ConfigError, match="are for pocket; give a file"):
+        _prompts("world", of_world=False)
