@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.context_parallel import OneRank, Ranks
 from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.rank_processes import RankProcesses
 from everscene_engine.stored_linear import store_linears
-from everscene_engine.stream import LatentStream
+from everscene_engine.stream import LatentStream, Transition
 from everscene_engine.transformer import WanTransformer
-from tests.engine.small import small_transformer
+from tests.engine.small import small_prompt, small_transformer
 
 CPU = torch.device("cpu")
 FOUR_HEADS = TransformerConfig(dim=64, ffn_dim=96, layers=3, heads=4, channels=4, text_dim=32, freq_dim=64)
@@ -72,3 +73,38 @@ def together(size: int, made: Made = Made()) -> Iterator[LeadingStream]:
         yield LeadingStream(others, made.transformer(others.ranks), made.config, seed=7, kv=made.kv)
     finally:
         others.close()
+
+
+def latents_of(stream: LatentStream) -> Tensor:
+    """Of the next chunk."""
+    chunk = stream.generate()
+    assert chunk is not None
+    return chunk.latents
+
+
+def steer(stream: LatentStream, prompt: int, transition: Transition = "recache") -> None:
+    """To one of many prompts."""
+    stream.steer(small_prompt(stream.transformer, seed=prompt), transition)
+
+
+def history(stream: LatentStream) -> list[Tensor]:
+    """Prompts, a recache, a cut, rollbacks (one into the middle of a chunk), an interrupt, a restored world."""
+    made: list[Tensor] = []
+    steer(stream, 1)
+    made += [latents_of(stream) for _ in range(5)]
+    steer(stream, 2)
+    made += [latents_of(stream) for _ in range(2)]
+    steer(stream, 3, "cut")
+    made += [latents_of(stream) for _ in range(2)]
+    stream.rollback(stream.next_frame - 4)
+    made.append(latents_of(stream))
+    answers = iter([False, True])
+    assert stream.generate(lambda: next(answers)) is None
+    steer(stream, 4, "text")
+    made += [latents_of(stream) for _ in range(2)]
+    kept = stream.kept_before(stream.next_frame - 1)
+    steer(stream, 5, "reset")
+    made.append(latents_of(stream))
+    stream.restore(kept, small_prompt(stream.transformer, seed=1), seed=11)
+    steer(stream, 6)
+    return [*made, latents_of(stream)]

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,43 +18,9 @@ from everscene_engine.kv_cache_nvfp4 import NVFP4KVCache
 from everscene_engine.rank_commands import BeginWith
 from everscene_engine.rank_processes import RankProcesses, check_ranks
 from everscene_engine.stream import LatentStream
-from tests.engine.ranks import CPU, ODD, Made, follower, together
-from tests.engine.small import small_prompt
+from tests.engine.ranks import CPU, ODD, Made, follower, history, latents_of, steer, together
 
 EXACT = 1e-5  # float32: sums of other lengths may round otherwise
-
-
-def latents_of(stream: LatentStream, interrupted: Callable[[], bool] = lambda: False) -> Tensor:
-    chunk = stream.generate(interrupted)
-    assert chunk is not None
-    return chunk.latents
-
-
-def steer(stream: LatentStream, prompt: int, transition: str = "recache") -> None:
-    stream.steer(small_prompt(stream.transformer, seed=prompt), transition)  # type: ignore[arg-type]
-
-
-def history(stream: LatentStream) -> list[Tensor]:
-    """Prompts, a recache, a cut, rollbacks (one into the middle of a chunk), an interrupt, a restored world."""
-    made: list[Tensor] = []
-    steer(stream, 1)
-    made += [latents_of(stream) for _ in range(5)]
-    steer(stream, 2)
-    made += [latents_of(stream) for _ in range(2)]
-    steer(stream, 3, "cut")
-    made += [latents_of(stream) for _ in range(2)]
-    stream.rollback(stream.next_frame - 4)
-    made.append(latents_of(stream))
-    answers = iter([False, True])
-    assert stream.generate(lambda: next(answers)) is None
-    steer(stream, 4, "text")
-    made += [latents_of(stream) for _ in range(2)]
-    kept = stream.kept_before(stream.next_frame - 1)
-    steer(stream, 5, "reset")
-    made.append(latents_of(stream))
-    stream.restore(kept, small_prompt(stream.transformer, seed=1), seed=11)
-    steer(stream, 6)
-    return [*made, latents_of(stream)]
 
 
 @pytest.mark.parametrize("size", [2, 4])
