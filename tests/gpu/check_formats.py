@@ -211,7 +211,7 @@ def times(options: BenchOptions) -> Result:
     }
 
 
-LEARNT = 8  # prompts of the world, to calibrate with
+LEARNT = 4  # prompts of the world, to calibrate with
 HELD_OUT = ("a red fox in the harbour at night in the snow", "a blue balloon over the city by day in fog",
             "fireworks over the mountains at dusk")  # fmt: skip
 
@@ -229,7 +229,7 @@ def calibration(options: BenchOptions) -> Result:
             store_linears(model, "nvfp4")
         elif name != "exact":
             prompts = [pocket.text.encode([one]) for one in learnt]
-            store_linears(model, "nvfp4", calibrate(model, chosen.stream, prompts))
+            store_linears(model, "nvfp4", calibrate(model, chosen.stream, prompts, chunks=2))
         made[name] = []
         for seed, prompt in enumerate(HELD_OUT):
             stream = LatentStream(model, chosen.stream, 100 + seed)
