@@ -300,7 +300,8 @@ def test_a_page_hears_of_the_stream_and_its_latency(viewer: ViewerHandle, world:
     world.latencies = [250.0]
     with open_page(viewer) as page:
         times = {"n": 1, "p50": 250.0, "p95": 250.0, "max": 250.0}
-        assert next_news(page, "status", state="live", latency_ms=times)["fps"] == 16.0
+        news = next_news(page, "status", state="live", latency_ms=times)
+        assert (news["fps"], news["seen_ms"], news["stages_ms"]) == (16.0, times, {"denoise": times})
 
 
 def test_a_command_of_a_page_is_done_and_said_to_be(viewer: ViewerHandle, world: FakeWorld) -> None:

@@ -173,6 +173,17 @@ def test_the_figures_are_shown(page: Chromium, world: FakeWorld) -> None:
     page.until("Number(document.querySelector('#fps').textContent) > 4")
 
 
+def test_the_times_of_each_stage_are_shown_when_they_are_opened(page: Chromium, world: FakeWorld) -> None:
+    world.latencies = [100.0, 210.0, 340.0]
+    page.click("#times summary")
+    rows = (
+        "[...document.querySelectorAll('#times tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    page.until(f"{rows}.length === 3 && {rows}[0][2] === '340.0'")
+    names = ["event to frame", "event to seen", "denoise"]
+    assert page.evaluate(rows) == [[name, "210.0", "340.0", "340.0"] for name in names]
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1024, 1920])
 def test_nothing_sticks_out_at_the_side(page: Chromium, width: int) -> None:
     page.resize(width, 800, phone=width < 800)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ASK_EVERY_S = 0.5
 LOOK_EVERY_S = 0.015
 RECEIPT_TIMEOUT_S = 120.0
+STATUS_FIELDS = {"fps", "latency_ms", "seen_ms", "stages_ms"}
 REASONS = {
     "starting": "Waiting for the first frame.",
     "stalled": "No new frame for a while: the last one stands.",
@@ -120,8 +121,7 @@ class Relay:
                 self.status = status_message("disconnected", REASONS["disconnected"])
             else:
                 reason = self.reason or REASONS.get(stats.state, "")
-                figures = {"fps": stats.fps, "latency_ms": stats.latency_ms.model_dump()}
-                self.status = {**status_message(stats.state, reason), **figures}
+                self.status = {**status_message(stats.state, reason), **stats.model_dump(include=STATUS_FIELDS)}
             self.tell_browsers(self.status)
             if self.world.info.epoch != epoch:
                 epoch = self.world.info.epoch

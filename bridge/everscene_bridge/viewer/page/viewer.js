@@ -140,7 +140,7 @@ const STATE_TEXT = {
 };
 const NEEDS_A_WORD = new Set(["starting", "stalled", "restarting", "paused", "closing", "disconnected"]);
 
-function showStatus({ state, reason, fps, latency_ms: latency }) {
+function showStatus({ state, reason, fps, latency_ms: latency, seen_ms: seen, stages_ms: stages }) {
   document.body.dataset.state = state;
   $("state-text").textContent = STATE_TEXT[state] ?? state;
   $("state").title = reason || "";
@@ -152,6 +152,18 @@ function showStatus({ state, reason, fps, latency_ms: latency }) {
     $("p50").textContent = milliseconds(latency.p50);
     $("p95").textContent = milliseconds(latency.p95);
   }
+  if (stages && $("times").open) showTimes({ "event to frame": latency, "event to seen": seen, ...stages });
+}
+
+function showTimes(times) {
+  const rows = Object.entries(times).filter(([, time]) => time.n > 0).map(([name, time]) => {
+    const row = make("tr");
+    const head = make("th", "", name);
+    head.scope = "row";
+    row.append(head, ...[time.p50, time.p95, time.max].map((value) => make("td", "", value.toFixed(1))));
+    return row;
+  });
+  $("times").querySelector("tbody").replaceChildren(...rows);
 }
 
 function showFps() {
