@@ -56,13 +56,16 @@ def latency(
     recache_depth: Annotated[
         list[str] | None, typer.Option(help="all, last or N; several times: each is measured, the first in full.")
     ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """From an event to the first frame under it; exit code 1 if p95 is above the bound."""
     names = recache_depth or ["all"]
     try:
-        choice = EngineChoice(model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights)
+        choice = EngineChoice(
+            model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights, gpus=gpus
+        )
         loads = {name: loader(replace(choice, recache_depth=recache_depth_of(name))) for name in names}
         result = bench.latency(loads, load_scene(scene), events, seed)
     except (EversceneError, EngineError) as problem:
