@@ -75,7 +75,7 @@ def load(
         with_text = text_place == place and not unload_text
 
         def fits(precision: str, kv: str) -> bool:
-            wanted = need(chosen, precision, kv, decoder or "vae", with_text).total
+            wanted = need(chosen, precision, kv, decoder or "vae", with_text, attention).total
             return wanted <= ROOM * machine_of(place).memory
 
         formats = choose(machine_of(place), *asked, stored=stored, fits=fits)

@@ -40,8 +40,11 @@ class Need:
         return self.weights + self.cache + self.text + self.decoder + self.allowance
 
 
-def need(preset: Preset, precision: str, kv: str, decoder: str = "vae", text: bool = True) -> Need:
-    """What a preset takes. text: whether the text encoder is on the same device, always false for `pocket`.
+def need(
+    preset: Preset, precision: str, kv: str, decoder: str = "vae", text: bool = True, attention: str = "bf16"
+) -> Need:
+    """What a preset takes. text: whether the text encoder is on the same device, always false for `pocket`. attention:
+    in FP8 it keeps the cache once more, in E4M3.
 
     Raises ConfigError for a decoder that is none.
     """
@@ -50,7 +53,8 @@ def need(preset: Preset, precision: str, kv: str, decoder: str = "vae", text: bo
     small = preset.shipped
     return Need(
         weights=weight_bytes(preset.transformer, precision),
-        cache=cache_bytes(preset.transformer, preset.stream, kv),
+        cache=cache_bytes(preset.transformer, preset.stream, kv)
+        + (0.0 if attention == "bf16" else eight_bit_bytes(preset.transformer, preset.stream)),
         text=TEXT_ENCODER if text and not small else 0.0,
         decoder=0.02e9 if small else DECODERS[decoder],
         allowance=ALLOWANCE_SMALL if small else ALLOWANCE,
@@ -71,3 +75,8 @@ def cache_bytes(config: TransformerConfig, stream: StreamConfig, kv: str) -> flo
     if kv == "bf16":
         return config.layers * slot * (2 * slots + 1) * BYTES["bf16"]
     return config.layers * slot * 2 * slots * BYTES["nvfp4"] + 2 * slots * slot * BYTES["bf16"]
+
+
+def eight_bit_bytes(config: TransformerConfig, stream: StreamConfig) -> float:
+    """Of the slots once more, a byte a number."""
+    return 2.0 * config.layers * (stream.window_chunks + 2) * stream.chunk_frames * stream.frame_tokens * config.dim

@@ -93,6 +93,11 @@ def test_the_large_models_memory_is_what_its_sizes_say() -> None:
     assert need(LARGE, "nvfp4", "nvfp4", "tiny", text=False).total < 12e9
 
 
+def test_fp8_attention_keeps_the_cache_once_more() -> None:
+    more = need(LARGE, "fp8", "bf16", attention="fp8").total - need(LARGE, "fp8", "bf16").total
+    assert more == pytest.approx(5.19e9, rel=0.01)  # as an H100's allocator had it
+
+
 def test_memory_is_known_for_every_decoder_that_can_be_loaded() -> None:
     assert set(DECODERS) == set(large.DECODERS)
     with pytest.raises(ConfigError, match="no such decoder: 'jpeg'"):

@@ -41,7 +41,8 @@ for kernel, pointers, constants in CASES:
     types = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
     made = compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), dict(num_warps=8))
     assert made.asm["cubin"]
-    print(kernel.__name__, "wgmma" if "wgmma" in made.asm["ptx"] else "")
+    ptx = made.asm["ptx"]
+    print(kernel.__name__, "wgmma" if "wgmma" in ptx else "", "rounded", 2 * ptx.count("cvt.rn.bf16x2") + ptx.count("cvt.rn.bf16.f32"))
 """
 
 
@@ -55,3 +56,5 @@ def test_the_fast_paths_kernels_compile_for_hopper(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wgmma") == 2, "attention runs on the matrix units"
+    rounded = int(done.stdout.split("rounded")[1].split()[0])
+    assert rounded >= 5 * 16, "roundings to bfloat16 stay: of each of 16 numbers of a thread, and a product may be one"
