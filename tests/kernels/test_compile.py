@@ -42,7 +42,8 @@ for kernel, pointers, constants in CASES:
     made = compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), dict(num_warps=8))
     assert made.asm["cubin"]
     ptx = made.asm["ptx"]
-    print(kernel.__name__, "wgmma" if "wgmma" in ptx else "", "rounded", 2 * ptx.count("cvt.rn.bf16x2") + ptx.count("cvt.rn.bf16.f32"))
+    rounded = 2 * ptx.count("cvt.rn.bf16x2") + ptx.count("cvt.rn.bf16.f32")
+    print(kernel.__name__, "wgmma" if "wgmma" in ptx else "", "rounded", rounded)
 """
 
 
