@@ -1,8 +1,8 @@
 """NVFP4 on the GPU: Triton kernels that give bit for bit what `nvfp4.py` defines.
 
 Every quantisation reads its input twice, because all blocks share a scale that only the whole tensor knows: once for
-amax, once for the codes. A caller that knows amax (a calibrated one) saves the first reading. The two fused kernels
-compute what stands before a linear (`before_linear.py`) in both passes and never write it in full.
+amax, once for the codes. A caller that knows amax (a calibrated one) saves the first reading. Where GELU stands before
+(`before_linear.py`) it is computed in both passes and never written; `nvfp4_norm_triton.py` does so with a norm.
 
 How equality is kept: divisions and roots are the rounded ones, no product is fused into a sum (`enable_fp_fusion`),
 sums are trees of neighbours, and conversions to and from bfloat16, E4M3 and E2M1 are done on the bits: they run
@@ -280,74 +280,6 @@ def _quantize_kernel(
 
 
 @triton.jit
-def _of_row(x, row, columns, ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr):
-    """Even and odd columns [ROWS, 8] of a row of x [R, columns]; 0 outside."""
-    pair = tl.arange(0, ROWS)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    if WHOLE and BF16:
-        word = tl.load(x + row * (columns // 2) + pair, mask=2 * pair < columns, other=0)
-        return (word << 16).to(tl.float32, bitcast=True), (word & -65536).to(tl.float32, bitcast=True)
-    else:
-        at = row * columns + 2 * pair
-        return _read(x, at, 2 * pair < columns, BF16), _read(x, at + 1, 2 * pair + 1 < columns, BF16)
-
-
-@triton.jit
-def _modulated(centred, inverse, scale, shift, BF16: tl.constexpr):
-    product = _rounded(_rounded(centred * inverse, BF16) * _rounded(1.0 + scale, BF16), BF16)
-    return _rounded(product + shift, BF16)
-
-
-@triton.jit
-def _normed(
-    x, scale, shift, eps, columns, rows_each,
-    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    """before_linear.norm_modulate of this program's row, as pairs [ROWS, 8]; 0 past its columns."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, ROWS)[:, None] * 16 + 2 * tl.arange(0, 8)[None, :]
-    even, odd = _of_row(x, row, columns, ROWS, BF16, WHOLE)
-    scale_even, scale_odd = _of_row(scale, row // rows_each, columns, ROWS, BF16, WHOLE)
-    shift_even, shift_odd = _of_row(shift, row // rows_each, columns, ROWS, BF16, WHOLE)
-    total = _row_sum(even, odd, ROWS, LOG_ROWS)
-    count = tl.zeros_like(total) + columns
-    mean = tl.div_rn(total, count)
-    even, odd = tl.where(column < columns, even - mean, 0.0), tl.where(column + 1 < columns, odd - mean, 0.0)
-    variance = tl.div_rn(_row_sum(even * even, odd * odd, ROWS, LOG_ROWS), count)
-    root = tl.sqrt_rn(variance + eps)
-    inverse = tl.div_rn(tl.zeros_like(root) + 1.0, root)
-    even = _modulated(even, inverse, scale_even, shift_even, BF16)
-    odd = _modulated(odd, inverse, scale_odd, shift_odd, BF16)
-    return tl.where(column < columns, even, 0.0), tl.where(column + 1 < columns, odd, 0.0)
-
-
-@triton.jit
-def _row_sum(even, odd, ROWS: tl.constexpr, LOG_ROWS: tl.constexpr):
-    """Sum of a row held as pairs [ROWS, 8] in nvfp4.pair_sum's order: a scalar."""
-    total = _pair_sum(tl.reshape(_pair_sum(even + odd, ROWS, 3), [1, ROWS]), 1, LOG_ROWS)
-    return tl.max(total, axis=0)  # of one number: takes it out of its tensor
-
-
-@triton.jit
-def _norm_amax_kernel(
-    x, scale, shift, maximum, eps, columns, rows_each,
-    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    even, odd = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16, WHOLE)
-    _raise_to(maximum, _finite_max(even, odd))
-
-
-@triton.jit
-def _norm_quantize_kernel(
-    x, scale, shift, amax, values, scales, eps, columns, rows_each, width,
-    ROWS: tl.constexpr, LOG_ROWS: tl.constexpr, BF16: tl.constexpr, WHOLE: tl.constexpr, RULE: tl.constexpr,
-):  # fmt: skip
-    even, odd = _normed(x, scale, shift, eps, columns, rows_each, ROWS, LOG_ROWS, BF16, WHOLE)
-    of_row = tl.arange(0, ROWS)
-    block = tl.program_id(0).to(tl.int64) * width + of_row
-    _write_blocks(even, odd, amax, values, scales, block, of_row < width, ROWS, RULE)
-
-
-@triton.jit
 def _block_scales(scales, amax, unit, word, mask):
     """Scales of the blocks that words [N, 1] of eight codes belong to."""
     held = tl.load(amax)
@@ -406,50 +338,6 @@ def quantize_gelu(
     nvfp4.check_rule(rule)
     before_linear.check_dtype(x)
     return _quantize_elements(x, rule, amax, out, gelu=True)
-
-
-def quantize_norm(
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-    rule: Rule = "mse",
-    amax: Tensor | None = None,
-    out: NVFP4Tensor | None = None,
-) -> NVFP4Tensor:
-    """nvfp4.quantize(before_linear.norm_modulate(x, scale, shift, eps), rule, amax), bit for bit, never written.
-
-    x: [R, C]; scale, shift: [F, C]. Raises as `quantize` and as norm_modulate.
-    """
-    nvfp4.check_rule(rule)
-    before_linear.check_modulation(x, scale, shift)
-    _check_device(x)
-    rows, columns = x.shape
-    out = _outputs(tuple(x.shape), x.device, rule, out)
-    if rows == 0:
-        out.amax.zero_()
-        return out
-    width = out.scales.shape[1]
-    tile = triton.next_power_of_2(width)
-    log_tile, bf16 = tile.bit_length() - 1, x.dtype == torch.bfloat16
-    whole = columns % BLOCK == 0
-    read = [_bits(part) for part in (x, scale, shift)]
-    if bf16 and whole:
-        read = [part.view(torch.int32) for part in read]
-    rows_each = rows // scale.shape[0]
-    warps = 4 if tile <= 128 else 8
-    if amax is None:
-        _norm_amax_kernel[(rows,)](
-            *read, out.amax.zero_().view(torch.int32), eps, columns, rows_each, tile, log_tile, bf16,
-            whole, enable_fp_fusion=False, num_warps=warps,
-        )  # fmt: skip
-    else:
-        out.amax.copy_(amax.reshape(1))
-    _norm_quantize_kernel[(rows,)](
-        *read, out.amax, out.values, out.scales.view(torch.uint8), eps, columns, rows_each, width,
-        tile, log_tile, bf16, whole, rule, enable_fp_fusion=False, num_warps=warps,
-    )  # fmt: skip
-    return out
 
 
 def dequantize(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:

@@ -22,8 +22,9 @@ pytest.importorskip("triton", reason="triton is not installed: pip install evers
 import triton  # the interpreter is chosen in tests/conftest.py
 import triton.language as tl
 
-from everscene_kernels import nvfp4_triton
-from everscene_kernels.nvfp4_triton import _e2m1_code, _e2m1_nearest, _e4m3_code, _e4m3_value, _pair_sum, _row_sum
+from everscene_kernels import nvfp4_norm_triton, nvfp4_triton
+from everscene_kernels.nvfp4_norm_triton import _row_sum
+from everscene_kernels.nvfp4_triton import _e2m1_code, _e2m1_nearest, _e4m3_code, _e4m3_value, _pair_sum
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy, about NaN and infinity
@@ -125,7 +126,7 @@ def test_norm_and_quantise_equal_one_after_the_other(columns: int, rule: Rule, d
     scale, shift = torch.randn(2, 3, columns, device=DEVICE).to(dtype)
     expected = nvfp4.quantize(before_linear.norm_modulate(x, scale, shift, 1e-6), rule)
     assert expected.amax > 0 or columns == 1
-    assert_same(nvfp4_triton.quantize_norm(x, scale, shift, 1e-6, rule), expected)
+    assert_same(nvfp4_norm_triton.quantize_norm(x, scale, shift, 1e-6, rule), expected)
 
 
 @pytest.mark.parametrize("amax", [0.0, 0.3, 40.0])
@@ -134,7 +135,7 @@ def test_a_given_amax_is_used_as_it_is(amax: float) -> None:
     assert_same(nvfp4_triton.quantize(x, "mse", given_amax), nvfp4.quantize(x, "mse", given_amax))
     scale = torch.zeros(1, 40, device=DEVICE)
     normed = before_linear.norm_modulate(x, scale, scale, 1e-6)
-    fused = nvfp4_triton.quantize_norm(x, scale, scale, 1e-6, "mse", given_amax)
+    fused = nvfp4_norm_triton.quantize_norm(x, scale, scale, 1e-6, "mse", given_amax)
     assert_same(fused, nvfp4.quantize(normed, "mse", given_amax))
 
 
@@ -170,7 +171,7 @@ COMPILE = """
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from everscene_kernels import nvfp4, nvfp4_triton as kernels
+from everscene_kernels import nvfp4, nvfp4_norm_triton, nvfp4_triton as kernels
 try:
     kernels.quantize(torch.ones(1, 16))
 except ValueError as refusal:
@@ -187,7 +188,7 @@ for capability in (90, 120):
         (kernels._amax_kernel, dict(tile, GELU=True)),
         (kernels._quantize_kernel, dict(tile, GELU=True, RULE="mse")),
         (kernels._quantize_kernel, dict(tile, GELU=False, RULE="static_6")),
-        (kernels._norm_quantize_kernel, dict(row, RULE="mse")),
+        (nvfp4_norm_triton._norm_quantize_kernel, dict(row, RULE="mse")),
         (kernels._dequantize_kernel, dict(N=512, BF16=True, WHOLE=True, width=8)),
     ]:
         types = {n: "constexpr" if n in constants else pointers.get(n, numbers.get(n, "i32")) for n in kernel.arg_names}
