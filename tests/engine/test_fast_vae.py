@@ -30,3 +30,15 @@ def test_the_fused_decoder_gives_the_frames_of_the_plain_one(config: dict[str, A
         found, rounded = quick.feed(part).float(), plain.feed(part).float()
         assert found.shape == wanted.shape
         assert (found - wanted).norm() < 1.5 * (rounded - wanted).norm() + 1e-3
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_restored_fused_decoder_gives_the_same_frames_again(before: int) -> None:
+    stream = WanVAE(filled(networks.vae(VAE_22)).to(DEVICE, torch.bfloat16), quick=True)
+    latents = torch.randn(1, 4, VAE_22["z_dim"], 2, 3, generator=torch.Generator().manual_seed(1))
+    latents = latents.to(DEVICE, torch.bfloat16)
+    stream.feed(latents[:, :before])
+    state = stream.snapshot()
+    first = stream.feed(latents[:, before:])
+    stream.restore(state)
+    assert torch.equal(stream.feed(latents[:, before:]), first)
