@@ -121,7 +121,7 @@ POCKET_STREAM = StreamConfig(
     chunk_frames=2,
     window_chunks=4,
     sink_reach=32,
-    steps=4,
+    steps=2,
     fps=16.0,
 )
 WAN_5B = TransformerConfig(dim=3072, ffn_dim=14336, layers=30, heads=24, channels=48, text_dim=4096)

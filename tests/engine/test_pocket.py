@@ -7,11 +7,12 @@ from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.live import LiveEngine
 from everscene_engine.load import load
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
-from everscene_engine.training.world.captions import VOCABULARY, prompt_for
+from everscene_engine.training.world.captions import VOCABULARY
 from everscene_engine.training.world.names import Attributes
-from tests.judges.evaluate import Rollout
+from tests.judges.plays import Play
 from tests.judges.reader import WINDOW
 from tests.judges.reader import load as load_judges
+from tests.judges.sources import Generated
 
 FIRST = [
     Attributes(setting="harbour", time="day", weather="clear", subject="fox", colour="red"),
@@ -45,15 +46,13 @@ def test_the_model_knows_the_documented_vocabulary(model: PocketModel) -> None:
 
 def test_pictures_show_the_prompt_and_turn_within_a_second_of_another(model: PocketModel) -> None:
     judges = load_judges()
-    rollout = Rollout(model, len(FIRST), seed=5, steps=None)
-    rollout.steer([prompt_for(attributes, None) for attributes in FIRST], "recache")
-    frames = [rollout.chunk() for _ in range(4)][-1]
-    for reading, wanted in zip(judges.read(frames[:, -WINDOW:]), FIRST, strict=True):
-        assert (reading.setting, reading.time, reading.weather) == (wanted.setting, wanted.time, wanted.weather)
-    rollout.steer([prompt_for(attributes, None) for attributes in THEN], "recache")
-    frames = [rollout.chunk() for _ in range(2)][-1]
-    for reading, wanted in zip(judges.read(frames[:, -WINDOW:]), THEN, strict=True):
-        assert (reading.setting, reading.time, reading.weather) == (wanted.setting, wanted.time, wanted.weather)
+    pairs = zip(FIRST, THEN, strict=True)
+    source = Generated(model, [Play(seed=5, changes=((0, first), (4, then))) for first, then in pairs])
+    for wanted, chunks in ((FIRST, 4), (THEN, 2)):
+        for _ in range(chunks):
+            source.advance()
+        for reading, asked in zip(judges.read(source.frames()[:, -WINDOW:]), wanted, strict=True):
+            assert (reading.setting, reading.time, reading.weather) == (asked.setting, asked.time, asked.weather)
 
 
 def test_the_live_engine_gives_rgba_frames_in_order(engine: LiveEngine) -> None:
