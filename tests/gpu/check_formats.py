@@ -217,7 +217,7 @@ HELD_OUT = ("a red fox in the harbour at night in the snow", "a blue balloon ove
 
 
 def calibration(options: BenchOptions) -> Result:
-    """Chunks of prompts that were not calibrated with, against the same in float32 (bfloat16 on a GPU)."""
+    """Chunks of prompts that were not calibrated with, against the same model as it is."""
     chosen, place, dtype = preset("pocket"), options.place, best_dtype(options.place)
     chance = random.Random(0)
     learnt = [prompt_for(random_attributes(chance), chance) for _ in range(LEARNT)]
