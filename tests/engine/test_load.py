@@ -38,7 +38,7 @@ def test_quantize_writes_a_file_that_load_reads_and_verify_knows(tmp_path: Path)
     assert "nvfp4-transformer-1-of-1.safetensors" in written.output
     verified = runner.invoke(app, ["models", "verify", "pocket", "--deep", "--home", str(tmp_path)])
     assert verified.exit_code == 0 and "as they should be" in verified.output
-    engine = load("pocket", steps=1, device="cpu", weights=folder, precision="nvfp4")
+    engine = load("pocket", device="cpu", weights=folder, precision="nvfp4")
     assert format_of(engine._transformer) == "nvfp4"
 
 
