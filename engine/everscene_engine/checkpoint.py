@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from everscene_engine.config import TransformerConfig
 from everscene_engine.errors import CheckpointError
 from everscene_engine.models.low_rank import merged
+from everscene_engine.stored_linear import linears_of
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
 from everscene_engine.transformer import WanTransformer
 
@@ -32,8 +33,7 @@ ROW_SCALE = ".row_scale"
 def pocket_eight_bit(transformer: WanTransformer) -> list[str]:
     """Names of the matrices that the package keeps in eight bits: those of the blocks' linears, and the one that few
     distinct timesteps pass through."""
-    of_blocks = [f"{name}.weight" for name, part in transformer.blocks.named_modules() if isinstance(part, nn.Linear)]
-    return ["time_projection.1.weight", *(f"blocks.{name}" for name in of_blocks)]
+    return ["time_projection.1.weight", *(f"{name}.weight" for name in linears_of(transformer))]
 
 
 def save_part(

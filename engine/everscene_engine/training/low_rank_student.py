@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from everscene_engine.checkpoint import save_low_rank
+from everscene_engine.stored_linear import linears_of
 from everscene_engine.training.loop import AveragedWeights
 from everscene_engine.transformer import WanTransformer
 
@@ -23,9 +24,7 @@ class LowRankStudent(nn.Module):
         super().__init__()
         transformer.requires_grad_(False)
         self.rank = rank
-        self._linears = [
-            (f"blocks.{name}", part) for name, part in transformer.blocks.named_modules() if isinstance(part, nn.Linear)
-        ]
+        self._linears = [(name, part) for name, part in linears_of(transformer).items() if isinstance(part, nn.Linear)]
         weights = [linear.weight.requires_grad_(True) for _, linear in self._linears]
         self._origin = [weight.detach().clone() for weight in weights]
         self.down = nn.ParameterList(
