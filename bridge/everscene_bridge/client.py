@@ -40,6 +40,7 @@ from everscene_bridge.errors import (
     RingUnreadable,
 )
 from everscene_bridge.frame_ring import RingReader
+from everscene_bridge.message_bytes import pack
 from everscene_bridge.messages import (
     Bye,
     Command,
@@ -64,7 +65,6 @@ from everscene_bridge.messages import (
     Stats,
     StatsRequest,
     Welcome,
-    pack,
 )
 from everscene_bridge.protocol import Transition, When
 from everscene_bridge.receipt import Receipt

@@ -18,14 +18,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from everscene_bridge import protocol
 from everscene_bridge.errors import MessageError, Refused
-from everscene_bridge.messages import (
-    FrameNotice,
-    Notice,
-    ServerMessage,
-    unpack_frame_notice,
-    unpack_notice,
-    unpack_server,
-)
+from everscene_bridge.message_bytes import unpack_frame_notice, unpack_notice, unpack_server
+from everscene_bridge.messages import FrameNotice, Notice, ServerMessage
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from everscene_bridge import messages, snapshots
+from everscene_bridge import snapshots
 from everscene_bridge.errors import CommandFailed, SnapshotUnreadable
 from everscene_bridge.live import LiveStream
+from everscene_bridge.message_bytes import check_args
 from everscene_bridge.messages import Command, Message, Reply
 from everscene_bridge.snapshots import Snapshot
 from everscene_engine.errors import ConfigError, EngineError, SnapshotError
@@ -99,7 +100,7 @@ class Commands:
             answer(_failed(command.id, CommandFailed("unknown_command", reason)))
             return
         try:
-            args = messages.check_args(known[0], command.args or {}, command.name)
+            args = check_args(known[0], command.args or {}, command.name)
         except CommandFailed as why:
             answer(_failed(command.id, why))
             return

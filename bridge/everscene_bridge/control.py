@@ -22,6 +22,7 @@ from everscene_bridge.inputs import Action
 from everscene_bridge.kept_receipts import KeptReceipts
 from everscene_bridge.ledger import Outcome
 from everscene_bridge.live import LiveStream
+from everscene_bridge.message_bytes import pack, unpack_client
 from everscene_bridge.messages import (
     Bye,
     ClientMessage,
@@ -42,8 +43,6 @@ from everscene_bridge.messages import (
     Stats,
     StatsRequest,
     Welcome,
-    pack,
-    unpack_client,
 )
 from everscene_bridge.protocol import NS
 from everscene_bridge.publisher import Publisher

@@ -1,4 +1,4 @@
-"""Every message of docs/protocol.md §4 to §6 as a type, and the functions that turn them into bytes and back.
+"""Every message of docs/protocol.md §4 to §6 as a type. (`message_bytes.py` turns them into bytes and back.)
 
 Messages from clients are checked hard: what is wrong is named with field, value and rule. Messages from the
 server are read with patience: unknown fields are ignored and absent ones are None, so that an older client
@@ -6,10 +6,8 @@ understands a newer server.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgpack
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,15 +15,12 @@ from pydantic import (
     Field,
     PlainValidator,
     StringConstraints,
-    ValidationError,
 )
 from pydantic_core import PydanticCustomError
 
 from everscene_bridge import protocol
-from everscene_bridge.errors import CommandFailed, MessageError
 from everscene_bridge.protocol import Transition, When
 from everscene_bridge.ways import LONGEST_BLEND_S, Blend, Ease, Way
-from everscene_bridge.wording import rule_of
 from everscene_engine.port import BlendPath
 
 
@@ -419,134 +414,3 @@ class Notice(Message):
     reason: str | None = None  # state
     ring: RingPlace | None = None  # ring_changed
     scene: SceneDescription | None = None  # scene
-
-
-# Bytes
-
-
-AnyMessage = TypeVar("AnyMessage", bound=Message)
-
-_CLIENT_TYPES: Final[dict[str, type[Any]]] = {
-    "hello": Hello,
-    "event": Event,
-    "prompt": Prompt,
-    "slots": Slots,
-    "seen": Seen,
-    "ping": Ping,
-    "stats_request": StatsRequest,
-    "command": Command,
-    "bye": Bye,
-}
-_SERVER_TYPES: Final[dict[str, type[Any]]] = {
-    "welcome": Welcome,
-    "refused": Refusal,
-    "receipt": ReceiptMessage,
-    "error": ErrorMessage,
-    "pong": Pong,
-    "reply": Reply,
-    "stats": Stats,
-}
-
-
-def pack(message: Message) -> bytes:
-    """A message in bytes. Fields that are None are left out."""
-    packed: bytes = msgpack.packb(message.model_dump(exclude_none=True))
-    return packed
-
-
-def unpack_client(data: bytes) -> ClientMessage:
-    """Read what a client sent. Raises MessageError with a code of docs/protocol.md §8."""
-    if len(data) > protocol.MAX_MESSAGE_BYTES:
-        limit = protocol.MAX_MESSAGE_BYTES
-        raise MessageError("too_long", f"the message has {len(data)} bytes; at most {limit} are taken")
-    message: ClientMessage = _read(_unpack_map(data), _CLIENT_TYPES)
-    return message
-
-
-def unpack_server(data: bytes) -> ServerMessage:
-    """Read what a server sent. Raises MessageError."""
-    message: ServerMessage = _read(_unpack_map(data), _SERVER_TYPES)
-    return message
-
-
-def unpack_frame_notice(data: bytes) -> FrameNotice:
-    """Read the second part of a `frame.…` message. Raises MessageError."""
-    return _check(FrameNotice, _unpack_map(data), "frame", None)
-
-
-def unpack_notice(data: bytes) -> Notice:
-    """Read the second part of a `notice` message. Raises MessageError."""
-    return _check(Notice, _unpack_map(data), "notice", None)
-
-
-def _unpack_map(data: bytes) -> dict[str, Any]:
-    try:
-        fields = msgpack.unpackb(data, object_pairs_hook=_text_keys, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as problem:
-        why = str(problem) or type(problem).__name__
-        raise MessageError("not_msgpack", f"the message is not msgpack: {why}") from None
-    if not isinstance(fields, dict):
-        raise MessageError("not_map", f"the message is {_kind(fields)}, not a map")
-    return fields
-
-
-def _text_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    for key, _ in pairs:
-        if not isinstance(key, str):
-            raise MessageError("not_map", f"a map has a key that is {_kind(key)}, not text")
-    return dict(pairs)
-
-
-def _read(fields: dict[str, Any], types: Mapping[str, type[AnyMessage]]) -> AnyMessage:
-    message_id = fields.get("id")
-    if isinstance(message_id, bool) or not isinstance(message_id, int) or not 1 <= message_id <= protocol.MAX_ID:
-        message_id = None
-    name = fields.get("type")
-    model = types.get(name) if isinstance(name, str) else None
-    if model is None:
-        reason = f"no such message type: {_short(name)}" if "type" in fields else "the message has no type"
-        raise MessageError("unknown_type", reason, message_id)
-    return _check(model, fields, str(name), message_id)
-
-
-def _check(model: type[AnyMessage], fields: dict[str, Any], name: str, message_id: int | None) -> AnyMessage:
-    try:
-        return model.model_validate(fields)
-    except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        place = ".".join([name, *(str(part) for part in first["loc"] if part != "[key]")])
-        code = _code(first["type"])
-        rule = rule_of(first)
-        reason = f"{place}: {rule[:1].lower()}{rule[1:]}"
-        if code != "missing_field":
-            reason += f" (got {_short(first['input'])})"
-        raise MessageError(code, reason, message_id, name) from None
-
-
-def check_args(model: type[AnyMessage], args: dict[str, Any], name: str) -> AnyMessage:
-    """The args of a command. Raises CommandFailed naming the arg and the rule."""
-    try:
-        return _check(model, args, name, None)
-    except MessageError as why:
-        raise CommandFailed(why.code, why.reason) from None
-
-
-def _code(kind: str) -> str:
-    """The code of docs/protocol.md §8 for a kind of pydantic error."""
-    if kind == "missing":
-        return "missing_field"
-    if kind in ("string_too_long", "too_long"):
-        return "too_long"
-    if kind.endswith("_type") or kind in ("string_unicode", "wrong_type"):
-        return "wrong_type"
-    return "out_of_range"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a map", list: "a list", str: "text", bytes: "bytes", bool: "a bool", int: "an integer"}
-    return "nil" if value is None else names.get(type(value), "a number")
-
-
-def _short(value: Any) -> str:
-    text = repr(value[:60] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -18,7 +18,8 @@ from everscene_bridge import protocol, ring_layout
 from everscene_bridge.chunk_record import DueFrame
 from everscene_bridge.frame_ring import RingWriter
 from everscene_bridge.live import LiveStream
-from everscene_bridge.messages import FrameNotice, Notice, pack
+from everscene_bridge.message_bytes import pack
+from everscene_bridge.messages import FrameNotice, Notice
 from everscene_bridge.protocol import NS
 from everscene_bridge.run_log import frame_hash
 from everscene_engine.port import put

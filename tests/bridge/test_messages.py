@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from everscene_bridge import protocol
 from everscene_bridge.errors import MessageError
-from everscene_bridge.messages import Event, Prompt, pack, unpack_client, unpack_server
+from everscene_bridge.message_bytes import pack, unpack_client, unpack_server
+from everscene_bridge.messages import Event, Prompt
 
 EVENT: dict[str, Any] = {"type": "event", "id": 3, "name": "storm"}
 

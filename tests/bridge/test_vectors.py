@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 
-from everscene_bridge import messages, ring_layout
+from everscene_bridge import message_bytes, messages, ring_layout
 from everscene_bridge.frame_ring import RingReader, RingWriter
 from everscene_bridge.ring_layout import RingShape
 
@@ -58,17 +58,17 @@ def test_the_files_are_what_the_generator_writes(tmp_path: Path) -> None:
 def test_a_message_is_read_and_written_as_the_vector_says(path: Path) -> None:
     entry, data = load(path), path.with_suffix(".msgpack").read_bytes()
     read = {
-        "client": messages.unpack_client,
-        "server": messages.unpack_server,
-        "notice": messages.unpack_notice,
-    }.get(entry.get("topic", entry["direction"]), messages.unpack_frame_notice)
+        "client": message_bytes.unpack_client,
+        "server": message_bytes.unpack_server,
+        "notice": message_bytes.unpack_notice,
+    }.get(entry.get("topic", entry["direction"]), message_bytes.unpack_frame_notice)
     message: messages.Message = read(data)
-    assert msgpack.unpackb(messages.pack(message)) == without_nil(entry["message"])
+    assert msgpack.unpackb(message_bytes.pack(message)) == without_nil(entry["message"])
 
 
 def test_every_message_type_has_a_vector() -> None:
     kinds = {load(path)["message"].get("type") for path in MESSAGES}
-    assert kinds - {None} == set(messages._CLIENT_TYPES) | set(messages._SERVER_TYPES)
+    assert kinds - {None} == set(message_bytes.CLIENT_TYPES) | set(message_bytes.SERVER_TYPES)
 
 
 @pytest.mark.parametrize("entry", load(VECTORS / "values.json"), ids=lambda entry: entry["name"])

@@ -17,7 +17,8 @@ import zmq
 from everscene_bridge import protocol, ring_layout
 from everscene_bridge.clock import SystemClock
 from everscene_bridge.frame_ring import RingWriter
-from everscene_bridge.messages import FrameNotice, Stamps, pack
+from everscene_bridge.message_bytes import pack
+from everscene_bridge.messages import FrameNotice, Stamps
 from everscene_bridge.ring_layout import RingShape
 
 EPOCH = 4242
