@@ -71,7 +71,7 @@ class LiveEngine:
         others: RankProcesses | None = None,
     ) -> None:
         """image_encoder: makes what encodes a start image, called once for each; None: there can be none. kv: format of
-        the KV cache, bf16 or nvfp4. others: the ranks that make the stream with this one; None: it is alone."""
+        the KV cache, as of `LatentStream`. others: the ranks that make the stream with this one; None: it is alone."""
         self._transformer = transformer
         self._image_encoder = image_encoder
         self._text = text
