@@ -14,7 +14,7 @@ from everscene_engine.errors import EngineError
 console = Console(highlight=False)
 
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 832x480; the model's own by default.")]
-Precision = Annotated[str, typer.Option(help="Of the linears: bf16, fp8 or nvfp4.")]
+Precision = Annotated[str, typer.Option(help="Of the linears: bf16, fp8, nvfp4 or w4a4.")]
 KV = Annotated[str, typer.Option(help="The KV cache: bf16, nvfp4 or nvfp4-smooth.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, fp8; cudnn or triton choose the kernel.")]
 Path = Annotated[str, typer.Option(help="fast, plain: the definition, or auto: fast on a GPU.")]
