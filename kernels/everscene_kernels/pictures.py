@@ -1,4 +1,4 @@
-"""What stands between the convolutions of a Wan VAE, on frames whose channels lie together in memory.
+"""What stands between the convolutions of a decoder, on frames whose channels lie together in memory.
 
 Frames are [T, H, W, C] here: a channels-last tensor, seen in the order of its memory.
 """
