@@ -16,7 +16,8 @@ from everscene_engine.load import load
 STORY = (
     ("a red fox trots along the harbour by day, clear sky", 5),
     ("a red fox trots along the harbour by day, storm", 5),
-    ("a red fox trots along the harbour at night, clear sky", 4),
+    ("a red fox trots along the harbour at night, clear sky", 3),
+    ("a red fox trots along the harbour at night, clear sky, fireworks", 4),
     ("a red fox trots along the harbour at dusk, clear sky", 4),
     ("a red fox trots along the harbour at dawn, snow", 4),
 )
