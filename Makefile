@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: $(STAMP) ## every quick test; those that need a browser skip where there is none
-	$(BIN)/python -m pytest -m "not slow"
+test: $(STAMP) ## every quick test, two at a time; those that need a browser skip where there is none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-browser: $(STAMP) ## the viewer in a real headless Chromium
 	$(BIN)/python -m pytest tests/browser
