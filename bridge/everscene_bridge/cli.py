@@ -110,8 +110,8 @@ def serve(
     interrupt: Interrupt = True,
     max_lead_ms: MaxLead = None,
     recache_depth: Annotated[
-        str, typer.Option(help="Chunks made anew at once for a new prompt: all, last, or N.")
-    ] = "all",
+        str, typer.Option(help="Chunks made anew at once for a new prompt: all, last, N, or the model's own.")
+    ] = "own",
     feed: Annotated[Path | None, typer.Option(help="Events to play until another client sends one.")] = None,
     osc_port: OscPort = None,
     osc_host: OscHost = protocol.LOOPBACK,

@@ -33,14 +33,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def recache_depth_of(text: str) -> int | None:
-    """What --recache-depth says: None for all. Raises SettingsError."""
-    if text == "all":
+    """What --recache-depth says: None for the model's own, 0 for all. Raises SettingsError."""
+    if text == "own":
         return None
+    if text == "all":
+        return 0
     if text == "last":
         return 1
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    raise SettingsError(f"--recache-depth is {text!r}; it is all, last, or a number of chunks from 1 on")
+    raise SettingsError(f"--recache-depth is {text!r}; it is own, all, last, or a number of chunks from 1 on")
 
 
 @bench_app.command()
@@ -54,14 +56,14 @@ def latency(
     scene: SceneOption = DEFAULT_SCENE,
     events: Annotated[int, typer.Option(min=2, max=1000, help="With the interrupt, and as many without.")] = 200,
     recache_depth: Annotated[
-        list[str] | None, typer.Option(help="all, last or N; several times: each is measured, the first in full.")
+        list[str] | None, typer.Option(help="own, all, last or N; several times: each is measured, the first in full.")
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """From an event to the first frame under it; exit code 1 if p95 is above the bound."""
-    names = recache_depth or ["all"]
+    names = recache_depth or ["own"]
     try:
         choice = EngineChoice(
             model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights, gpus=gpus

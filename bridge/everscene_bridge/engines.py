@@ -22,7 +22,7 @@ class EngineChoice:
     decoder: str | None = None  # of a large model: vae, lightvae, lightvae2, tiny; None: vae
     text_device: str | None = None  # of a large model's text encoder; None: `device`
     unload_text: bool = False  # let go of the text encoder after each prompt
-    recache_depth: int | None = None  # chunks that a recache makes anew at once, newest first; None: all
+    recache_depth: int | None = None  # newest chunks that a recache makes anew at once; 0: all; None: the preset's
     precision: str = "auto"  # of the linears: auto, bf16, fp8, nvfp4
     kv: str = "auto"  # of the KV cache: auto, bf16, nvfp4, nvfp4-smooth
     attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU

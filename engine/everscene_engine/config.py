@@ -5,7 +5,7 @@ B clips · F latent frames · C latent channels · h, w latent rows and columns 
 D model width · H heads · E head width · T video frames · L text tokens · S slots.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from everscene_engine.errors import ConfigError
@@ -99,6 +99,10 @@ class StreamConfig:
                 f"{(self.window_chunks + 1) * self.chunk_frames} latent frames"
             )
 
+    def with_recache_depth(self, chunks: int | None) -> "StreamConfig":
+        """The same with another depth. chunks: 0 for all of the window, None for the depth that it has."""
+        return self if chunks is None else replace(self, recache_depth=chunks or None)
+
     @property
     def frame_tokens(self) -> int:
         return self.latent_height * self.latent_width // 4
@@ -123,6 +127,7 @@ POCKET_STREAM = StreamConfig(
     sink_reach=32,
     steps=2,
     fps=16.0,
+    recache_depth=1,  # reads the same as a whole recache, and reacts a third sooner (docs/realtime.md)
 )
 WAN_5B = TransformerConfig(dim=3072, ffn_dim=14336, layers=30, heads=24, channels=48, text_dim=4096)
 WAN_1_3B = TransformerConfig(dim=1536, ffn_dim=8960, layers=30, heads=12, channels=16, text_dim=4096)

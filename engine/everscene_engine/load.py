@@ -52,13 +52,13 @@ def load(
     one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one, or than the one
     that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
     decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
-    of it after each prompt. recache_depth: see `StreamConfig`. precision, kv, attention: formats, see `precision`.
-    path: fast or plain, auto for the fast one where there can be one. gpus: how many make the stream together, the
-    first ones that the process sees; on a CPU, how many processes.
+    of it after each prompt. recache_depth: see `StreamConfig.with_recache_depth`. precision, kv, attention: formats,
+    see `precision`. path: fast or plain, auto for the fast one where there can be one. gpus: how many make the stream
+    together, the first ones that the process sees; on a CPU, how many processes.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
     chosen = preset(model)
-    chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
+    chosen = replace(chosen, stream=chosen.stream.with_recache_depth(recache_depth))
     if threads is not None:
         torch.set_num_threads(threads)
     place = device_of(device)

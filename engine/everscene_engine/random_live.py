@@ -88,7 +88,7 @@ def load_random(
     if path not in PATHS:
         raise ConfigError(f"random weights run on the path {path!r}; it is one of {', '.join(PATHS)}")
     chosen = preset(model)
-    chosen = replace(chosen, stream=replace(chosen.stream, recache_depth=recache_depth))
+    chosen = replace(chosen, stream=chosen.stream.with_recache_depth(recache_depth))
     place = device_of(device)
     check_ranks(gpus, chosen.transformer.heads, place)
     dtype = best_dtype(place)

@@ -28,7 +28,7 @@ def test_what_a_recache_left_is_done_in_idle_time_and_replayed(tmp_path: Path) -
     assert result.first_difference is None and result.frames == len(lines(path, "frame"))
 
 
-@pytest.mark.parametrize(("text", "depth"), [("all", None), ("last", 1), ("3", 3)])
+@pytest.mark.parametrize(("text", "depth"), [("own", None), ("all", 0), ("last", 1), ("3", 3)])
 def test_a_depth_is_all_last_or_a_number(text: str, depth: int | None) -> None:
     assert recache_depth_of(text) == depth
 
