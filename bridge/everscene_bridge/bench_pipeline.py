@@ -65,10 +65,12 @@ class TimedEngine:
         with self._lock:
             self.spans.append(Span(stage, chunk, start_ns / 1e6, end_ns / 1e6))
 
-    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+    def generate(
+        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None]
+    ) -> GeneratedChunk | None:
         """As the engine does it, divided into the stages that the chunk says it took; they end with the call."""
         start_ns = self._now_ns()
-        chunk = self._engine.generate(interrupted)
+        chunk = self._engine.generate(interrupted, finished)
         end: float = self._now_ns()
         if chunk is None:
             self._note("dropped", -1, start_ns, end)

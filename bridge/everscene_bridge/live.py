@@ -165,6 +165,17 @@ class LiveStream:
 
     def _generate(self, work: Work) -> None:
         engine, serial = self._engine, self._serial
+        handed_on: list[int] = []
+
+        def hand_on(chunk: GeneratedChunk | None) -> None:
+            with self.changed:
+                if serial != self._serial or self._stopping.is_set():
+                    return
+                self._log_work(work, "dropped" if chunk is None else "made", chunk)
+                handed_on.append(self.clock.now_ns())
+                self.timeline.generated(chunk, handed_on[0])
+                self.changed.notify_all()
+
         try:
             if work.rollback is not None:
                 engine.rollback(work.rollback)
@@ -172,23 +183,22 @@ class LiveStream:
                 if work.steer[1] == "reset":
                     self._autosaves.clear()
                 engine.steer(*work.steer)
-            chunk = engine.generate(lambda: self._must_drop(serial))
+            chunk = engine.generate(lambda: self._must_drop(serial), hand_on)
         except PromptRejected as why:
             self._log_work(work, "refused")
             self._refuse(serial, why)
             return
         except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
-            self._log_work(work, "failed")
+            if not handed_on:
+                self._log_work(work, "failed")
             self._fail(serial, failure)
             return
+        if not handed_on:
+            hand_on(chunk)
         with self.changed:
-            if serial != self._serial or self._stopping.is_set():
-                return
-            self._log_work(work, "dropped" if chunk is None else "made", chunk)
-            self.timeline.generated(chunk, self.clock.now_ns())
-            if chunk is not None:
+            if chunk is not None and serial == self._serial and handed_on:
+                self.timeline.cleaned(self.clock.now_ns() - handed_on[0])
                 self._note(chunk)
-            self.changed.notify_all()
 
     def _settle(self) -> None:
         engine, serial = self._engine, self._serial

@@ -45,7 +45,8 @@ class Estimates:
     """How long the stages take, from the latest chunks."""
 
     recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
-    generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # without recache
+    generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # until it is handed on, without recache
+    clean: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # after the chunk was handed on
     decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
     pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # slower of the two stages, recache and all
 

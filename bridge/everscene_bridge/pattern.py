@@ -96,7 +96,9 @@ class PatternEngine:
         self._prompt = prompt
         self._steered = transition in ("recache", "reset")
 
-    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+    def generate(
+        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None] = lambda chunk: None
+    ) -> GeneratedChunk | None:
         """One chunk, as fast as the set times say."""
         times = self._times
         recache = times.recache if self._steered else 0.0

@@ -105,7 +105,7 @@ class _Run:
         if line["steer"] is not None:
             prompting, transition = line["steer"]
             self.engine.steer(prompting_from_json(prompting), transition)
-        chunk = self.engine.generate(lambda: outcome == "dropped")
+        chunk = self.engine.generate(lambda: outcome == "dropped", lambda chunk: None)
         if chunk is not None:
             info = self.engine.info
             frames = self.engine.decode(chunk).on_host(info.height, info.width)

@@ -271,7 +271,7 @@ class Server:
             timeline, meter, now_ns = self.stream.timeline, self.stream.meter, self._clock.now_ns()
             totals, clock = timeline.totals, timeline.clock
             inputs = timeline.ledger.totals
-            generate_ns = timeline.estimates.generate.median
+            generate_ns = timeline.estimates.generate.median + timeline.estimates.clean.median
             return messages.Stats(
                 id=request_id,
                 epoch=self.epoch,

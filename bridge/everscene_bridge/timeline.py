@@ -256,7 +256,7 @@ class Timeline:
     def _recache_every(self) -> int:
         """Chunks from one recache of a blend to the next, so that generation keeps up; 0: it cannot at all."""
         chunk_ns = self.clock.nominal_ns * self.info.frames_per_chunk
-        spare_ns = chunk_ns - self.estimates.generate.longest
+        spare_ns = chunk_ns - self.estimates.generate.longest - self.estimates.clean.longest
         return -(-self.estimates.recache.longest // spare_ns) if spare_ns > 0 else 0
 
     def _holds(self, momentary: Momentary, frame: int) -> bool:
@@ -295,6 +295,10 @@ class Timeline:
         self._kept = record
         self._undecoded.append(record)
 
+    def cleaned(self, took_ns: int) -> None:
+        """The engine is done with a chunk that it handed on so long ago."""
+        self.estimates.clean.add(took_ns)
+
     # Decoding
 
     def next_decode(self, now_ns: int) -> GeneratedChunk | None:
@@ -322,7 +326,7 @@ class Timeline:
         )
         decode_ns = now_ns - record.decode_started_ns
         self.estimates.decode.add(decode_ns)
-        self.estimates.pace.add(max(record.generation_ns, decode_ns))
+        self.estimates.pace.add(max(record.generation_ns + self.estimates.clean.median, decode_ns))
         self.clock.set_pace(self.estimates.pace.median, self.info.frames_per_chunk)
 
     # Publishing

@@ -40,7 +40,11 @@ class LeadingStream(LatentStream):
         super().begin_with(latent)
         self._others.tell(BeginWith(None if latent is None else latent.cpu()))
 
-    def generate(self, interrupted: Callable[[], bool] = lambda: False) -> LatentChunk | None:
+    def generate(
+        self,
+        interrupted: Callable[[], bool] = lambda: False,
+        finished: Callable[[LatentChunk], None] = lambda chunk: None,
+    ) -> LatentChunk | None:
         """See LatentStream. Rank 0 alone asks `interrupted`; the others hear the answer before each forward."""
 
         def agreed() -> bool:
@@ -50,7 +54,7 @@ class LeadingStream(LatentStream):
 
         with self._others.working():
             self._others.tell(Generate())
-            chunk = super().generate(agreed)
+            chunk = super().generate(agreed, finished)
         if chunk is not None:
             self._others.warmed_up()
         return chunk

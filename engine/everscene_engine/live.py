@@ -20,6 +20,7 @@ from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.frame_output import frame_output
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.port import (
     EngineInfo,
@@ -142,9 +143,13 @@ class LiveEngine:
             self._decoded.clear()
         self._prompt = prompt
 
-    def generate(self, interrupted: Callable[[], bool] = lambda: False) -> GeneratedChunk | None:
-        """The next chunk's latents, or None if interrupted."""
-        chunk = self._stream.generate(interrupted)
+    def generate(
+        self,
+        interrupted: Callable[[], bool] = lambda: False,
+        finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
+    ) -> GeneratedChunk | None:
+        """The next chunk's latents, or None if interrupted; on a CPU they are `finished` before the clean pass."""
+        chunk = self._stream.generate(interrupted, lambda chunk: finished(self._generated(chunk)))
         if chunk is None:
             return None
         if chunk.first_frame == 0:
@@ -152,6 +157,9 @@ class LiveEngine:
         if self._after_cut is not None:
             self._stream.steer(self._after_cut, "text")
             self._after_cut = None
+        return self._generated(chunk)
+
+    def _generated(self, chunk: LatentChunk) -> GeneratedChunk:
         frames = chunk.latents.shape[1]
         return GeneratedChunk(chunk.number, chunk.first_frame, frames, self._prompt, chunk.seconds, chunk.latents)
 

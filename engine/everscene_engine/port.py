@@ -166,9 +166,15 @@ class EnginePort(Protocol):
         A cut or a reset goes to a prompt; of a mix it takes the one that the mix is on its way to.
         """
 
-    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+    def generate(
+        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None]
+    ) -> GeneratedChunk | None:
         """One chunk: recache if steered, denoise, clean pass. Asks `interrupted()` before each forward; when that is
-        True, gives None and the stream is as if the call had not been made (a prompt steered to stays)."""
+        True, gives None and the stream is as if the call had not been made (a prompt steered to stays).
+
+        An engine whose clean pass takes its time calls `finished` with the chunk as soon as its latents are finished,
+        so that it can be decoded meanwhile; it gives the same chunk in the end.
+        """
 
     @property
     def unsettled(self) -> bool:

@@ -133,10 +133,15 @@ class LatentStream:
         self._first_latent = None if latent is None else latent.to(self._device, self._dtype)
 
     @torch.inference_mode()
-    def generate(self, interrupted: Callable[[], bool] = lambda: False) -> LatentChunk | None:
+    def generate(
+        self,
+        interrupted: Callable[[], bool] = lambda: False,
+        finished: Callable[[LatentChunk], None] = lambda chunk: None,
+    ) -> LatentChunk | None:
         """The next chunk, or None if `interrupted` (asked before each forward) said so; then nothing changed.
 
-        Raises GenerationFailed if the latents are no numbers.
+        finished: on a CPU it is called with the chunk before its clean pass; on a GPU, where that pass is only queued,
+        it is not. Raises GenerationFailed if the latents are no numbers.
         """
         if self._text is None:
             raise ConfigError("a stream needs a prompt before its first chunk")
@@ -159,6 +164,9 @@ class LatentStream:
             return None
         check = FiniteCheck(latents)
         seconds["denoise"] = time.perf_counter() - start
+        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
+        if self._device.type == "cpu" and check.passed():
+            finished(chunk)
         start = time.perf_counter()
         if shot > self._shot and config.cut_clears_window:
             self._clear_but_sink(slot)
@@ -170,7 +178,6 @@ class LatentStream:
             self._recache_due = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
         seconds["denoise"] += time.perf_counter() - start
-        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
         self._keep(chunk, slot)
         return chunk
 

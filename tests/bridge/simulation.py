@@ -55,6 +55,7 @@ class Simulation:
     recache_ms: float = 20
     forward_ms: float = 20
     forwards: int = 5
+    clean_ms: float = 0  # after a chunk was handed on
     decode_ms: float = 10
     fps: float = 16
     latent_frames: int = 2
@@ -209,11 +210,18 @@ class Simulation:
             self.timeline.failed("it broke")
             self.at(self.now / MS + self.back_off_ms, self._restart)
         else:
-            self._engine_busy = False
             seconds = {"recache": recache / 1e3, "denoise": 0.0, "clean": 0.0}
             chunk = GeneratedChunk(0, self._latent, self.latent_frames, self._prompt, seconds)
             self._latent += self.latent_frames
             self.timeline.generated(chunk, self.now)
+            if self.clean_ms:
+                self.at(self.now / MS + self.clean_ms, self._cleaned)
+            else:
+                self._cleaned()
+
+    def _cleaned(self) -> None:
+        self._engine_busy = False
+        self.timeline.cleaned(round(self.clean_ms * MS))
 
     def _restart(self) -> None:
         self._latent = 0

@@ -269,9 +269,9 @@ def test_a_command_that_cannot_be_done_says_why(bare: Bare, fields: dict[str, An
 
 def test_a_snapshot_before_the_first_frame_is_refused(start_server: StartServer) -> None:
     class Slow(PatternEngine):
-        def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
             time.sleep(0.5)
-            return super().generate(interrupted)
+            return super().generate(interrupted, *finished)
 
     server = start_server(Slow)
     with Client(server.endpoint) as world, pytest.raises(RequestFailed, match="not_now"):
@@ -283,10 +283,10 @@ def test_a_failed_engine_goes_on_from_the_automatic_snapshot(start_server: Start
     broken = [False]
 
     class Fragile(PatternEngine):
-        def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
             if broken[0] and made[0] is self:
                 raise RuntimeError("the device is lost")
-            return super().generate(interrupted)
+            return super().generate(interrupted, *finished)
 
         def restore(self, state: EngineState) -> None:
             restored.append(state.facts["latent_frame"])

@@ -16,6 +16,15 @@ def test_recaches_for_every_chunk_slow_the_stream_evenly() -> None:
     assert max(gaps) < 1.4 * sorted(gaps)[len(gaps) // 2]
 
 
+def test_a_clean_pass_that_nobody_waits_for_counts_in_the_pace() -> None:
+    """560 ms for a chunk of 500 ms, 160 of them after it was handed on."""
+    simulation = Simulation(forward_ms=80, clean_ms=160, decode_ms=10)
+    simulation.run(12000)
+    gaps = simulation.gaps_ms[-64:]
+    assert simulation.timeline.clock.slow
+    assert max(gaps) < 1.1 * min(gaps)
+
+
 def test_a_recache_now_and_then_does_not_slow_the_stream() -> None:
     simulation = Simulation(recache_ms=100, forward_ms=60, decode_ms=10)
     for ms in range(2000, 12000, 2000):

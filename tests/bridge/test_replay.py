@@ -105,10 +105,10 @@ def test_a_run_whose_engine_failed_is_the_same_again(tmp_path: Path) -> None:
     made: list[EnginePort] = []
 
     class Fragile(PatternEngine):
-        def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
             if self is made[0] and self._next_chunk == 6:
                 raise RuntimeError("it broke")
-            return super().generate(interrupted)
+            return super().generate(interrupted, *finished)
 
     def make() -> EnginePort:
         made.append(Fragile(width=64, height=36, times=QUICK))

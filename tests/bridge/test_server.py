@@ -403,11 +403,11 @@ class FailingEngine(PatternEngine):
 
     failures = 1
 
-    def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+    def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
         if "storm" in self._prompt and FailingEngine.failures:
             FailingEngine.failures -= 1
             raise RuntimeError("CUDA error: out of memory")
-        return super().generate(interrupted)
+        return super().generate(interrupted, *finished)
 
 
 def test_an_engine_that_fails_is_made_anew_and_the_event_is_applied(

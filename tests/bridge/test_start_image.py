@@ -142,10 +142,10 @@ def test_an_engine_that_is_made_anew_has_the_picture(start_server: StartServer) 
     broken, made = [False], list[Painter]()
 
     class Fragile(Painter):
-        def generate(self, interrupted: Callable[[], bool]) -> GeneratedChunk | None:
+        def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
             if broken[0] and made[0] is self:
                 raise RuntimeError("the device is lost")
-            return super().generate(interrupted)
+            return super().generate(interrupted, *finished)
 
     def make() -> Painter:
         made.append(Fragile())

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from everscene_engine.kv_cache import KVCache
+from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.rope import rotation
-from tests.engine.small import TRANSFORMER, small_prompt, small_transformer
+from everscene_engine.stream import LatentStream
+from tests.engine.small import STREAM, TRANSFORMER, small_prompt, small_transformer
 
 
 @torch.no_grad()
@@ -22,3 +24,13 @@ def test_without_the_flow_the_cache_is_left_the_same() -> None:
         assert torch.equal(out, latents) is not flow
         left.append([*cache.keys, *cache.values])
     assert all(torch.equal(a, b) for a, b in zip(*left, strict=True))
+
+
+def test_latents_are_handed_on_before_their_clean_pass() -> None:
+    model = small_transformer()
+    stream = LatentStream(model, STREAM, seed=1)
+    stream.steer(small_prompt(model))
+    handed_on: list[tuple[LatentChunk, bool]] = []
+    chunk = stream.generate(finished=lambda chunk: handed_on.append((chunk, "clean" in chunk.seconds)))
+    assert handed_on == [(chunk, False)]
+    assert chunk is not None and "clean" in chunk.seconds
