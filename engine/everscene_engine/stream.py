@@ -31,6 +31,7 @@ from torch import Tensor
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError, GenerationFailed
+from everscene_engine.heeding import Heeding
 from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
 from everscene_engine.kv_cache import Turn
 from everscene_engine.kv_cache_nvfp4 import CACHES
@@ -138,7 +139,8 @@ class LatentStream:
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[LatentChunk], None] = lambda chunk: None,
     ) -> LatentChunk | None:
-        """The next chunk, or None if `interrupted` (asked before each forward) said so; then nothing changed.
+        """The next chunk, or None if `interrupted` (asked before each forward, on a CPU before each layer of denoising)
+        said so; then nothing changed.
 
         finished: on a CPU it is called with the chunk before its clean pass; on a GPU, where that pass is only queued,
         it is not. Raises GenerationFailed if the latents are no numbers.
@@ -293,13 +295,17 @@ class LatentStream:
             self._lead.wait()
             return interrupted()
 
+        # ranks agree on each forward; on a GPU the host is far ahead of the layers
+        by_layer = self._device.type == "cpu" and self.transformer.ranks.size == 1
+        heeding = Heeding(attention, interrupted) if by_layer else attention
+
         def predict_flow(x: Tensor, timestep: float) -> Tensor:
             assert self._text is not None
             times = torch.full(x.shape[:2], timestep, device=self._device)
             if first is not None:
                 x = torch.cat([first.expand(self.clips, -1, -1, -1, -1), x[:, 1:]], dim=1)
                 times[:, 0] = 0.0  # a given latent frame is clean in every forward
-            flow: Tensor = self.transformer(x, times, turn, attention, self._text)
+            flow: Tensor = self.transformer(x, times, turn, heeding, self._text)
             return flow
 
         if isinstance(self.schedule, RenoiseSchedule):

@@ -214,3 +214,12 @@ def test_an_unknown_transition_is_refused() -> None:
     wrong: Transition = "melt"  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="'melt'"):
         stream.steer(small_prompt(stream.transformer), wrong)
+
+
+def test_denoising_on_a_cpu_stops_before_a_layer() -> None:
+    model = small_transformer()
+    stream = LatentStream(model, STREAM, seed=1)
+    stream.steer(small_prompt(model))
+    answers = iter([False, False, True])  # the forward, its first layer, its second
+    assert stream.generate(lambda: next(answers)) is None
+    assert stream.next_chunk == 0
