@@ -57,6 +57,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the mod
 Weights = Annotated[Path | None, typer.Option(help="Folder of weights; where `models pull` writes by default.")]
 StartImage = Annotated[Path | None, typer.Option(help="A picture that the world begins with.")]
 Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightvae, lightvae2 or tiny.")]
+DecoderDevice = Annotated[str | None, typer.Option(help="Device of a large model's decoder; the model's by default.")]
 TextDevice = Annotated[str | None, typer.Option(help="Device of a large model's text encoder; the model's by default.")]
 UnloadText = Annotated[bool, typer.Option("--unload-text", help="Let go of the text encoder after each prompt.")]
 Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8, nvfp4 or w4a4.")]
@@ -99,6 +100,7 @@ def serve(
     attention: Attention = "bf16",
     path: PathOption = "auto",
     gpus: Gpus = 1,
+    decoder_device: DecoderDevice = None,
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
     token: Token = None,
@@ -155,6 +157,7 @@ def serve(
                 attention,
                 path,
                 gpus,
+                decoder_device=decoder_device,
             ),
             serve=settings,
             scene=scene,

@@ -39,6 +39,7 @@ def engine(
     chunks: Chunks = 10,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
+    decoder_device: Annotated[str | None, typer.Option(help="As cuda:1; the model's by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU.")] = None,
     graphs: Annotated[bool, typer.Option(help="CUDA graphs on the fast path, on one GPU.")] = True,
     profile: Annotated[bool, typer.Option(help="Say where a chunk's time goes, on a GPU.")] = True,
@@ -52,7 +53,8 @@ def engine(
     try:
         options = BenchOptions(
             model, size, steps, precision, kv, attention, path, decoder, together, chunks, device,
-            gpus=gpus, threads=threads, graphs=graphs, profile=profile, ceilings=ceilings, check=check,
+            gpus=gpus, decoder_device=decoder_device, threads=threads, graphs=graphs, profile=profile,
+            ceilings=ceilings, check=check,
         )  # fmt: skip
         for result in run(options):
             if as_json:

@@ -28,6 +28,7 @@ class EngineChoice:
     attention: str = "bf16"  # of self-attention: bf16, or fp8 for speed on a GPU
     path: str = "auto"  # fast, plain; auto: fast where there is a GPU and Triton
     gpus: int = 1  # that make the stream together; on a CPU: processes
+    decoder_device: str | None = None  # of a large model's decoder; None: `device`
     random_weights: str | None = None  # plain, bf16 or fp8: the model at its size with random weights, for measuring
 
 
@@ -49,6 +50,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
                 choice.decoder,
                 choice.recache_depth,
                 choice.gpus,
+                choice.decoder_device,
             )
         from everscene_engine.load import load as load_live
 
@@ -69,6 +71,7 @@ def loader(choice: EngineChoice) -> Callable[[], EnginePort]:
             attention=choice.attention,
             path=choice.path,
             gpus=choice.gpus,
+            decoder_device=choice.decoder_device,
         )
 
     return load

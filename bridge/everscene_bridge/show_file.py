@@ -53,6 +53,7 @@ class EngineSpec(Checked):
     kv: str = "auto"
     attention: str = "bf16"
     gpus: Annotated[int, Field(ge=1)] = 1
+    decoder_device: str | None = None
 
 
 class ServeSpec(Checked):

@@ -44,6 +44,7 @@ class BenchOptions:
     chunks: int = 10  # measured, after the window is full
     device: str | None = None  # None: a GPU if there is one
     gpus: int = 1  # that make the stream together; on a CPU: processes
+    decoder_device: str | None = None  # None: that of the model
     threads: int | None = None  # of a CPU; None: torch's own number
     seed: int = 0
     graphs: bool = True  # CUDA graphs on the fast path
@@ -168,7 +169,7 @@ def parse(arguments: list[str]) -> BenchOptions:
     """Options from a command line; each field of BenchOptions is one, flags as --graphs and --no-graphs."""
     parser = argparse.ArgumentParser(prog="everscene_engine.bench_engine", description=__doc__.split("\n")[0])
     for field in fields(BenchOptions):
-        flag = "--" + field.name
+        flag = "--" + field.name.replace("_", "-")
         if field.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
         else:

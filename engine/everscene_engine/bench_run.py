@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from everscene_engine.bench_machine import since_start
 from everscene_engine.context_parallel import Ranks
-from everscene_engine.decoder import StreamingDecoder, frames_to_rgba8
+from everscene_engine.decoder import DecoderElsewhere, StreamingDecoder, frames_to_rgba8
+from everscene_engine.frame_output import DecodingStreams
 from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
+from everscene_engine.precision import device_of_decoder
 from everscene_engine.random_models import (
     random_conditioning,
     random_decoder,
@@ -37,7 +40,7 @@ _ERROR_CHUNKS = 5  # the window is full at the fourth, and FP8 attention begins
 
 
 class World:
-    """A stream with its decoder, both on one device."""
+    """A stream with its decoder."""
 
     def __init__(
         self,
@@ -62,12 +65,15 @@ class World:
         text = random_conditioning(transformer)
         self.text_rows = text.keys[0].shape[1]
         self.stream.steer(text)
+        place = self.stream_weight.device
+        self._decoder_place = decoder_place = device_of_decoder(options.decoder_device, place)
         self.decoder: StreamingDecoder | None = random_decoder(
-            options.decoder, chosen, self.device, self.dtype, options.together
+            options.decoder, chosen, decoder_place, self.dtype, options.together
         )
+        if self.decoder is not None and decoder_place != place:
+            self.decoder = DecoderElsewhere(self.decoder, decoder_place)
         self.frames_a_chunk = self.config.chunk_frames * self.config.frames_per_latent
-        cuda = self.device.type == "cuda"
-        self._beside = torch.cuda.Stream(self.device, priority=-1) if cuda else None  # type: ignore[no-untyped-call]
+        self._beside = DecodingStreams(decoder_place, place) if self.device.type == "cuda" else None
         self._host: list[Tensor] = []
 
     def describe(self) -> dict[str, Any]:
@@ -94,9 +100,9 @@ class World:
         self._watch.wait()
         denoised = time.perf_counter() - start
         if self.decoder is not None:
-            self._to_host(self.decoder.feed(latents[:, :1]))
+            self._decode(latents[:, :1])
             self.decoder.reset()
-        self._watch.wait()
+        self._wait()
         since = since_start()
         return {
             "first_chunk_s": round(denoised, 3),
@@ -109,8 +115,9 @@ class World:
         for _ in range(3 * (self.config.window_chunks + 2)):  # a graph is captured at the second meeting
             self._latents()
         if self.decoder is not None:
-            self.decoder.feed(random_latents(self.preset, self.config, self.stream_weight)[:, :1])
-        self._watch.wait()
+            with self._at_decoder():
+                self.decoder.feed(random_latents(self.preset, self.config, self.stream_weight)[:, :1])
+        self._wait()
 
     @property
     def stream_weight(self) -> Tensor:
@@ -120,11 +127,11 @@ class World:
         """A chunk and its frames, one after the other."""
         latents = self._latents()
         if self.decoder is not None:
-            self._to_host(self.decoder.feed(latents))
+            self._decode(latents)
 
     def timed_chunks(self, chunks: int, decode: bool) -> tuple[float, list[float]]:
         """Seconds that `chunks` chunks took with all their frames on the host, and milliseconds of each chunk."""
-        self._watch.wait()
+        self._wait()
         each: list[float] = []
         start = last = time.perf_counter()
         for _ in range(chunks):
@@ -134,7 +141,7 @@ class World:
             now = time.perf_counter()
             each.append(1000 * (now - last))
             last = now
-        self._watch.wait()
+        self._wait()
         return time.perf_counter() - start, each
 
     def stages(self) -> dict[str, Any]:
@@ -155,16 +162,18 @@ class World:
                 latents = self._latents()
                 ends.append(self._watch.mark())
                 if self.decoder is not None:
-                    frames = self.decoder.feed(latents)
-                    ends.append(self._watch.mark())
-                    self._to_host(frames)
-                    ends.append(self._watch.mark())
-                self._watch.wait()
+                    with self._at_decoder():
+                        ends.append(self._watch.mark())
+                        frames = self.decoder.feed(latents)
+                        ends.append(self._watch.mark())
+                        self._to_host(frames)
+                        ends.append(self._watch.mark())
+                self._wait()
                 forwards.append([self._watch.ms(*pair) for pair in zip(marks[::2], marks[1::2], strict=True)])
                 chunk.append(self._watch.ms(ends[0], ends[1]))
                 if self.decoder is not None:
-                    decoding.append(self._watch.ms(ends[1], ends[2]))
-                    colour.append(self._watch.ms(ends[2], ends[3]))
+                    decoding.append(self._watch.ms(ends[2], ends[3]))
+                    colour.append(self._watch.ms(ends[3], ends[4]))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -194,12 +203,27 @@ class World:
         """Decode on the other CUDA stream, after what is queued now; on a CPU, here and now."""
         assert self.decoder is not None
         if self._beside is None:
-            self._to_host(self.decoder.feed(latents))
+            self._decode(latents)
             return
-        self._beside.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._beside):
-            latents.record_stream(self._beside)
+        with self._beside.within():
+            self._beside.reads(latents)
             self._to_host(self.decoder.feed(latents))
+
+    def _decode(self, latents: Tensor) -> None:
+        """Decode after what is queued now."""
+        assert self.decoder is not None
+        with self._at_decoder():
+            self._to_host(self.decoder.feed(latents))
+
+    def _at_decoder(self) -> AbstractContextManager[object]:
+        """Its GPU is the current one: Triton's kernels are launched there."""
+        return torch.cuda.device(self._decoder_place) if self._decoder_place.type == "cuda" else nullcontext()
+
+    def _wait(self) -> None:
+        """Until model and decoder have done all that they were given."""
+        self._watch.wait()
+        if self._decoder_place.type == "cuda":
+            torch.cuda.synchronize(self._decoder_place)
 
     @torch.inference_mode()
     def _to_host(self, frames: Tensor) -> None:

@@ -101,6 +101,32 @@ class PocketDecoder:
         return batch, self._autoencoder.config.widths[-1] // 2, height, width
 
 
+class DecoderElsewhere:
+    """A decoder on another device than the latents: they go there, and its frames and its states stay there."""
+
+    def __init__(self, decoder: StreamingDecoder, device: torch.device) -> None:
+        """device: where the decoder's weights are."""
+        self._decoder = decoder
+        self._device = device
+
+    def feed(self, latents: Tensor) -> Tensor:
+        """As the decoder's own, for latents of any device."""
+        return self._decoder.feed(latents.to(self._device, non_blocking=True))
+
+    def reset(self) -> None:
+        """The decoder's own."""
+        self._decoder.reset()
+
+    def snapshot(self) -> DecoderState:
+        """The decoder's own."""
+        return self._decoder.snapshot()
+
+    def restore(self, state: DecoderState) -> None:
+        """As the decoder's own, for a state of any device."""
+        tensors = tuple(tensor.to(self._device) for tensor in state.tensors)
+        self._decoder.restore(DecoderState(state.latent_frames, tensors))
+
+
 def frames_to_rgba8(frames: Tensor) -> Tensor:
     """Frames in −1..1 to the pixels of the frame ring, on the device where they are.
 

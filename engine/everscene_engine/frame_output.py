@@ -45,9 +45,42 @@ class FrameOutput(Protocol):
         ...
 
 
-def frame_output(device: torch.device) -> FrameOutput:
-    """The output for a device."""
-    return GpuOutput(device) if device.type == "cuda" else HostOutput()
+def frame_output(device: torch.device, latents: torch.device | None = None) -> FrameOutput:
+    """The output for a decoder's device. latents: where they are made, if that is another one."""
+    return GpuOutput(device, latents or device) if device.type == "cuda" else HostOutput()
+
+
+class DecodingStreams:
+    """CUDA streams of a decoder's own: one on its GPU, and where latents come from another one, one there.
+
+    A copy from GPU to GPU is queued on the current stream of the GPU that it comes from. On the stream of the forwards
+    it would wait for the clean pass, and the next forward for it.
+    """
+
+    def __init__(self, device: torch.device, latents: torch.device) -> None:
+        """latents: the device on which they are made."""
+        self.own = torch.cuda.Stream(device, priority=FIRST)  # type: ignore[no-untyped-call]
+        self._latents = latents
+        self._leaving: torch.cuda.Stream | None = None
+        if latents.type == "cuda" and latents != device:
+            self._leaving = torch.cuda.Stream(latents, priority=FIRST)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def within(self, latents: Tensor | None = None) -> Iterator[None]:
+        """What is queued within is queued here. latents: finished ones that are read; None: what is queued for the
+        latents' device until now is waited for."""
+        if latents is not None:
+            self.reads(latents)
+        elif self._latents.type == "cuda":
+            (self._leaving or self.own).wait_stream(torch.cuda.current_stream(self._latents))
+        leaving = contextlib.nullcontext() if self._leaving is None else torch.cuda.stream(self._leaving)
+        with leaving, torch.cuda.stream(self.own):
+            yield
+
+    def reads(self, latents: Tensor) -> None:
+        """Their memory is not given to others while the decoder reads it."""
+        if latents.is_cuda:
+            latents.record_stream(self._leaving or self.own)
 
 
 class HostOutput:
@@ -72,25 +105,19 @@ class HostOutput:
 class GpuOutput:
     """Frames on a GPU."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, latents: torch.device) -> None:
         self._device = device
-        self._decoding = torch.cuda.Stream(device, priority=FIRST)  # type: ignore[no-untyped-call]
+        self._decoding = DecodingStreams(device, latents)
         self._copying = torch.cuda.Stream(device, priority=FIRST)  # type: ignore[no-untyped-call]
         self._pinned: NDArray[np.uint8] | None = None
 
-    @contextmanager
-    def decoding(self, latents: Tensor | None = None) -> Iterator[None]:
+    def decoding(self, latents: Tensor | None = None) -> contextlib.AbstractContextManager[None]:
         """On the decoder's stream."""
-        if latents is None:
-            self._decoding.wait_stream(torch.cuda.current_stream(self._device))
-        else:
-            latents.record_stream(self._decoding)  # their memory is not given to others while the decoder reads it
-        with torch.cuda.stream(self._decoding):
-            yield
+        return self._decoding.within(latents)
 
     def pictures(self, frames: Sequence[Tensor]) -> Sequence[Picture]:
         """On the device; they are finished when this returns."""
-        self._decoding.synchronize()
+        self._decoding.own.synchronize()
         return [GpuPicture(picture, self._copying) for some in frames for picture in some.unbind(0)]
 
     def pin(self, memory: NDArray[np.uint8]) -> bool:

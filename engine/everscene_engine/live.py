@@ -17,7 +17,7 @@ from torch import Tensor
 from everscene_engine.blend import rows_of
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
-from everscene_engine.decoder import DecoderState, StreamingDecoder, frames_to_rgba8
+from everscene_engine.decoder import DecoderElsewhere, DecoderState, StreamingDecoder, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.frame_output import frame_output
 from everscene_engine.latent_chunk import LatentChunk
@@ -70,20 +70,22 @@ class LiveEngine:
         image_encoder: Callable[[], ImageEncoder] | None = None,
         kv: str = "bf16",
         others: RankProcesses | None = None,
+        decoder_device: torch.device | None = None,
     ) -> None:
         """image_encoder: makes what encodes a start image, called once for each; None: there can be none. kv: format of
-        the KV cache, as of `LatentStream`. others: the ranks that make the stream with this one; None: it is alone."""
+        the KV cache, as of `LatentStream`. others: the ranks that make the stream with this one; None: it is alone.
+        decoder_device: where the decoder's weights are; None: where the transformer's are."""
+        place = transformer.patch_embedding.weight.device
         self._transformer = transformer
         self._image_encoder = image_encoder
         self._text = text
-        self._decoder = decoder
+        self._decoder = decoder if decoder_device in (None, place) else DecoderElsewhere(decoder, decoder_device)
         self._stream = (
             LatentStream(transformer, config, seed, steps=steps, kv=kv)
             if others is None
             else LeadingStream(others, transformer, config, seed, steps=steps, kv=kv)
         )
-        place = transformer.patch_embedding.weight.device
-        self._output = frame_output(transformer.patch_embedding.weight.device)
+        self._output = frame_output(decoder_device or place, place)
         self._prompt = ""
         self._sink_prompt = ""  # under which the sink's keys and values were made
         self._after_cut: Conditioning | None = None

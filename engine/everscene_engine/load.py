@@ -17,7 +17,7 @@ from everscene_engine.models.presets import HOME, Preset, preset
 from everscene_engine.models.quantize import POCKET_PART, check_pocket_source, load_stored, precisions_in, stored_part
 from everscene_engine.picture import fitted
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
-from everscene_engine.precision import Formats, check_device, choose, device_of, machine_of
+from everscene_engine.precision import Formats, check_device, choose, device_of, device_of_decoder, machine_of
 from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.start_image import PocketImageEncoder
 from everscene_engine.stored_linear import FORMATS, store_linears
@@ -45,6 +45,7 @@ def load(
     attention: str = "bf16",
     path: str = "auto",
     gpus: int = 1,
+    decoder_device: str | None = None,
 ) -> LiveEngine:
     """Load a model by its preset's name, ready to generate.
 
@@ -54,7 +55,8 @@ def load(
     decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
     of it after each prompt. recache_depth: see `StreamConfig.with_recache_depth`. precision, kv, attention: formats,
     see `precision`. path: fast or plain, auto for the fast one where there can be one. gpus: how many make the stream
-    together, the first ones that the process sees; on a CPU, how many processes.
+    together, the first ones that the process sees; on a CPU, how many processes. decoder_device: of a large model's
+    decoder, None for `device`.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
     chosen = preset(model)
@@ -62,9 +64,12 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     place = device_of(device)
+    if chosen.shipped and decoder_device is not None:
+        raise ConfigError(f"{model} is small: its decoder is on the device of the model, not on {decoder_device!r}")
     check_ranks(gpus, chosen.transformer.heads, place)
     asked = _Asked(precision, kv, attention, path)
     text_place = place if text_device is None else device_of(text_device)
+    decoder_place = device_of_decoder(decoder_device, place)
     if chosen.shipped:
         if decoder is not None:
             raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
@@ -75,8 +80,9 @@ def load(
         with_text = text_place == place and not unload_text
 
         def fits(precision: str, kv: str) -> bool:
-            wanted = need(chosen, precision, kv, decoder or "vae", with_text, attention).total
-            return wanted <= ROOM * machine_of(place).memory
+            wanted = need(chosen, precision, kv, decoder or "vae", with_text, attention)
+            elsewhere = wanted.decoder if decoder_place != device_of_decoder(None, place) else 0.0
+            return wanted.total - elsewhere <= ROOM * machine_of(place).memory
 
         formats = choose(machine_of(place), *asked, stored=stored, fits=fits)
     check_device(place, formats)
@@ -86,7 +92,7 @@ def load(
             engine = _pocket_engine(source, place, others)
         else:
             placement: Placement = "unload" if unload_text else "keep"
-            engine = _large_engine(source, place, others, decoder or "vae", text_place, placement)
+            engine = _large_engine(source, place, others, decoder or "vae", decoder_place, text_place, placement)
         if start_image is not None:
             engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
     return engine
@@ -179,6 +185,7 @@ def _large_engine(
     place: torch.device,
     others: RankProcesses | None,
     decoder: str,
+    decoder_place: torch.device,
     text_place: torch.device,
     placement: Placement,
 ) -> LiveEngine:
@@ -186,7 +193,9 @@ def _large_engine(
 
     chosen, steps = source.preset, source.steps
     folder = source.weights or HOME / chosen.name
-    parts = load_large(chosen, folder, place, best_dtype(place), steps, decoder, text_place, placement, source.linears)
+    parts = load_large(
+        chosen, folder, place, best_dtype(place), steps, decoder, decoder_place, text_place, placement, source.linears
+    )
     return LiveEngine(
         chosen.name,
         source.on_path(parts.transformer, ranks_with(others)),
@@ -198,4 +207,5 @@ def _large_engine(
         parts.image_encoder,
         source.formats.kv,
         others,
+        decoder_place,
     )

@@ -143,6 +143,12 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
+def device_of_decoder(name: str | None, place: torch.device) -> torch.device:
+    """The decoder's device, with its number; None: `place`, where the transformer is. Raises ConfigError."""
+    device = place if name is None else device_of(name)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
 def check_device(device: torch.device, formats: Formats) -> None:
     """Raise ConfigError for a GPU that our kernels cannot be launched on: they run on the process's first."""
     if device.index in (None, 0) or not (formats.fast or "nvfp4" in (formats.precision, formats.kv[:5])):

@@ -13,7 +13,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.live import LiveEngine
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
-from everscene_engine.precision import device_of
+from everscene_engine.precision import device_of, device_of_decoder
 from everscene_engine.random_models import PROMPT_TOKENS, WAN_TEXT_DIM, random_decoder, random_transformer
 from everscene_engine.rank_processes import check_ranks, other_ranks, ranks_with
 from everscene_engine.stream import LatentStream
@@ -79,9 +79,10 @@ def load_random(
     decoder: str | None = None,
     recache_depth: int | None = None,
     gpus: int = 1,
+    decoder_device: str | None = None,
 ) -> LiveEngine:
-    """A preset's engine. path: one of PATHS. decoder: of `random_models.DECODERS` but none; None: tiny. gpus: see
-    `load.load`.
+    """A preset's engine. path: one of PATHS. decoder: of `random_models.DECODERS` but none; None: tiny. gpus,
+    decoder_device: see `load.load`.
 
     Raises ConfigError for a name that is none, or a path that this device cannot go.
     """
@@ -92,11 +93,22 @@ def load_random(
     place = device_of(device)
     check_ranks(gpus, chosen.transformer.heads, place)
     dtype = best_dtype(place)
-    frames = random_decoder(decoder or "tiny", chosen, place, dtype)
+    decoder_place = device_of_decoder(decoder_device, place)
+    frames = random_decoder(decoder or "tiny", chosen, decoder_place, dtype)
     if frames is None:
         raise ConfigError("a live engine needs a decoder; there is none in 'none'")
     text = RandomText(chosen.transformer.text_dim, dtype)
     source = RandomTransformer(chosen, path, seed, steps)
     with other_ranks(gpus, place, source.stream) as others:
         transformer = source.make(ranks_with(others), place)
-        return LiveEngine(model, transformer, text, frames, chosen.stream, seed, steps, others=others)
+        return LiveEngine(
+            model,
+            transformer,
+            text,
+            frames,
+            chosen.stream,
+            seed,
+            steps,
+            others=others,
+            decoder_device=decoder_place,
+        )

@@ -44,13 +44,15 @@ def load_large(
     dtype: torch.dtype,
     steps: int | None = None,
     decoder: str = "vae",
+    decoder_device: torch.device | None = None,
     text_device: torch.device | None = None,
     text_placement: Placement = "keep",
     linears: str | None = None,
 ) -> LargeModel:
     """Load a preset from the folder that `convert` wrote.
 
-    decoder: vae, lightvae, lightvae2 or tiny. text_device: of the text encoder, None for `device`; its weights are read
+    decoder: vae, lightvae, lightvae2 or tiny; decoder_device: where it is, None for `device`. text_device: of the text
+    encoder, None for `device`; its weights are read
     when the first prompt comes whose embedding is not kept on disk. linears: nvfp4 or fp8 to hold those of the blocks
     so, as `everscene quantize` wrote them, or quantised here. Raises ConfigError for steps or a decoder that
     there are none for, CheckpointError naming file and tensor.
@@ -59,7 +61,7 @@ def load_large(
         raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
     try:
         transformer = load_transformer(preset, folder, device, dtype, steps, linears)
-        frames = load_decoder(folder, decoder, device, dtype)
+        frames = load_decoder(folder, decoder, decoder_device or device, dtype)
         text = load_text(folder, text_device or device, dtype, text_placement)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; `everscene models pull {preset.name}` fetches what is missing") from error
