@@ -7,9 +7,10 @@ from torch import Tensor
 
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.rank_link import GroupLink, join_store
-from everscene_engine.training.balanced_sequence import balanced_loss, sum_gradients, summed
+from everscene_engine.training.balanced_sequence import balanced_part, sum_gradients
+from everscene_engine.training.block_by_block import BlockRunner, run_block
 from everscene_engine.training.chunk_attention import ChunkAttention
-from everscene_engine.training.teacher_forcing import Step, flow_loss, predict
+from everscene_engine.training.flow_step import Step, flow_loss, predict
 from everscene_engine.training.world_model import WorldModel
 from tests.engine.small import small_transformer
 
@@ -63,13 +64,15 @@ def whole() -> tuple[Tensor, dict[str, Tensor]]:
     return loss.detach(), gradients(made)
 
 
-def part(link: GroupLink) -> tuple[Tensor, dict[str, Tensor]]:
+def part(link: GroupLink, run: BlockRunner = run_block) -> tuple[Tensor, dict[str, Tensor]]:
     """The same of a rank among several."""
-    made = model()
-    loss = balanced_loss(made, step(), STREAM, link)
+    made, given = model(), step()
+    own = balanced_part(given, STREAM, link)
+    loss = flow_loss(predict(made, own.step, own.attention, STREAM, run), own.step, given)
     loss.backward()  # type: ignore[no-untyped-call]
-    sum_gradients(made.parameters(), link)
-    return summed(loss.detach()[None], link)[0], gradients(made)
+    total = loss.detach().clone()
+    sum_gradients(made.parameters(), link, total)
+    return total, gradients(made)
 
 
 def other_rank(port: int, rank: int, size: int, pipe: Connection) -> None:

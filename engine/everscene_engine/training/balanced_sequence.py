@@ -22,10 +22,8 @@ from everscene_engine.attention import attend
 from everscene_engine.config import StreamConfig
 from everscene_engine.context_parallel import Exchange, Link, check_heads, spans
 from everscene_engine.errors import ConfigError
-from everscene_engine.training.block_by_block import BlockRunner, run_block
+from everscene_engine.training.flow_step import Part, Step
 from everscene_engine.training.histories import sees
-from everscene_engine.training.teacher_forcing import Step, predict
-from everscene_engine.training.world_model import WorldModel
 
 
 def own_part(step: Step, first: int, end: int) -> Step:
@@ -58,40 +56,45 @@ def natural_mask(
     order = torch.cat([chunk[first:end].repeat(2) for first, end in dealt])  # as the tokens lie
     noisy = torch.cat([torch.arange(2 * (end - first)) >= end - first for first, end in dealt])
     seen = sees(order[:, None], order[None], noisy[:, None], noisy[None], window_chunks)
-    return seen.repeat_interleave(frame_tokens, 0).repeat_interleave(frame_tokens, 1).to(device)
+    return seen.to(device).repeat_interleave(frame_tokens, 0).repeat_interleave(frame_tokens, 1)
 
 
 class BalancedAttention:
-    """Self-attention of a rank's [clean ∥ noisy] tokens among all. Gradients go back the way that tokens came."""
+    """Self-attention of a rank's [clean ∥ noisy] tokens among all. Gradients go back the way that tokens came.
 
-    def __init__(self, exchange: Exchange, mask: Tensor) -> None:
-        self._exchange = exchange
+    lengths: tokens of each rank. mask: bool [tokens, tokens] in the order of the ranks. Raises ConfigError where heads
+    cannot be shared out. The compiler leaves it as it is, and compiles what lies before and behind.
+    """
+
+    def __init__(self, link: Link, lengths: Sequence[int], mask: Tensor) -> None:
+        self._ranks = link.size
+        self._exchange = Exchange(link, lengths, 1)
         self._mask = mask
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        check_heads(q.shape[2], self._ranks)
         q, k, v = _ToHeads.apply(self._exchange, q.to(v.dtype), k.to(v.dtype), v)  # type: ignore[no-untyped-call]
         out: Tensor = _ToTokens.apply(self._exchange, attend(q, k, v, self._mask))  # type: ignore[no-untyped-call]
         return out
 
 
-def balanced_loss(
-    model: WorldModel, step: Step, stream: StreamConfig, link: Link, run: BlockRunner = run_block
-) -> Tensor:
-    """This rank's part of `flow_loss`: over all ranks it adds up to the loss of the whole step, and so do gradients
-    (`sum_gradients`). All ranks call it, and backward, at once. Raises ConfigError where heads or latent frames cannot
-    be shared out."""
+def balanced_part(step: Step, stream: StreamConfig, link: Link) -> Part:
+    """What this rank computes of a step that all of them have drawn.
+
+    `flow_loss(flow, part.step, step)` is its part of the loss: over all ranks it adds up to the loss of the whole step,
+    and so do gradients (`sum_gradients`). All ranks go forward, and backward, at once. Raises ConfigError where latent
+    frames cannot be shared out.
+    """
     frames = step.clean.shape[1]
-    check_heads(model.transformer.config.heads, link.size)
     if frames < link.size:
         raise ConfigError(f"a clip has {frames} latent frames; that is too few for {link.size} GPUs")
     dealt = spans(frames, link.size)
     tokens = stream.frame_tokens
-    exchange = Exchange(link, [2 * tokens * (end - first) for first, end in dealt], 1)
     mask = natural_mask(step.lengths, dealt, tokens, stream.window_chunks, step.clean.device)
-    own = own_part(step, *dealt[link.rank])
-    flow = predict(model, own, BalancedAttention(exchange, mask), stream, run)
-    error = (flow.float() - own.target).square().mean((2, 3, 4))  # [B, own frames]
-    return (error * own.trained).sum() / step.trained.sum()
+    attention = BalancedAttention(link, [2 * tokens * (end - first) for first, end in dealt], mask)
+    first, end = dealt[link.rank]
+    return Part(own_part(step, first, end), attention, slice(first, end))
 
 
 @torch.no_grad()
@@ -103,12 +106,12 @@ def summed(x: Tensor, link: Link) -> Tensor:
     return link.all_to_all(piece.repeat(link.size), [own] * link.size, counts)
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], link: Link) -> None:
-    """Put the sum over the ranks into every gradient."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    whole = summed(torch.cat([grad.flatten() for grad in grads]), link)
-    for grad, part in zip(grads, torch.split(whole, [grad.numel() for grad in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
+def sum_gradients(parameters: Iterable[nn.Parameter], link: Link, *others: Tensor) -> None:
+    """Put the sum over the ranks into every gradient, and into the others, in one exchange."""
+    parts = [parameter.grad for parameter in parameters if parameter.grad is not None] + list(others)
+    whole = summed(torch.cat([part.flatten() for part in parts]), link)
+    for part, sums in zip(parts, torch.split(whole, [part.numel() for part in parts]), strict=True):
+        part.copy_(sums.view_as(part))
 
 
 class _ToHeads(torch.autograd.Function):

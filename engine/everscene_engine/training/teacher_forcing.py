@@ -6,24 +6,26 @@ histories carry noise or the model's own errors, so that a long rollout finds no
 
     python -m everscene_engine.training.teacher_forcing --autoencoder runs/autoencoder/autoencoder.safetensors \\
         --seconds 1100 --out runs/transformer
+
+With `--gpus N` several GPUs train together; `team.py` says how.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from everscene_engine.attention import SelfAttention
 from everscene_engine.autoencoder import load_autoencoder
 from everscene_engine.config import POCKET_STREAM, POCKET_TRANSFORMER, StreamConfig
-from everscene_engine.rope import rotation
 from everscene_engine.sampler import make_schedule
-from everscene_engine.training.block_by_block import BlockRunner, block_runner, forward, run_block
-from everscene_engine.training.chunk_attention import ChunkAttention
+from everscene_engine.training.block_by_block import block_runner
 from everscene_engine.training.clip_pool import ClipBatch, ClipPool
+from everscene_engine.training.flow_step import Step, flow_loss, predict
 from everscene_engine.training.histories import Histories, make_histories
 from everscene_engine.training.loop import (
     AveragedWeights,
@@ -34,6 +36,7 @@ from everscene_engine.training.loop import (
     draw_curves,
     warmup_cosine,
 )
+from everscene_engine.training.team import Team, check_team, train_together
 from everscene_engine.training.world_model import Optimizer, WorldModel
 
 
@@ -41,11 +44,12 @@ from everscene_engine.training.world_model import Optimizer, WorldModel
 class Recipe:
     """The knobs of the stage. Shares are of clips or chunks, 0 to 1.
 
-    batch: clips a step. chunks: of a clip, the sink among them. pool: clips kept. fresh: clips replaced every
-    fresh_every steps (painting many at once costs hardly more than painting a few). faded: clips whose history loses
-    its subject, wholly or in part. sampler_levels: chunks whose noise level is one that the few-step sampler visits.
-    own_errors: of the other clips, those whose history leans towards the model's own predictions. noisy_history: clips
-    whose history has noise, of at most history_noise. average: decay of the averaged weights, a step.
+    batch: clips a step, over all GPUs. chunks: of a clip, the sink among them. pool: clips kept, by each process that
+    draws its own. fresh: clips replaced every fresh_every steps (painting many at once costs hardly more than painting
+    a few). faded: clips whose history loses its subject, wholly or in part. sampler_levels: chunks whose noise level is
+    one that the few-step sampler visits. own_errors: of the other clips, those whose history leans towards the model's
+    own predictions. noisy_history: clips whose history has noise, of at most history_noise. average: decay of the
+    averaged weights, a step.
     """
 
     batch: int = 48
@@ -62,27 +66,6 @@ class Recipe:
     own_errors: float = 0.6
     noisy_history: float = 0.4
     history_noise: float = 0.25
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step feeds the networks, on the training device.
-
-    clean, noisy: [B, F, C, h, w]. sigma: [B, F] noise levels, timestep: the same as the network is told.
-    target: noise − clean. position: [B, F]. lengths: latent frames of each chunk. words: [B, R, L]. prompts: [B, 2F]
-    rows for [clean ∥ noisy]. trained: [B, F] float.
-    """
-
-    clean: Tensor
-    noisy: Tensor
-    sigma: Tensor
-    timestep: Tensor
-    target: Tensor
-    position: Tensor
-    lengths: tuple[int, ...]
-    words: Tensor
-    prompts: Tensor
-    trained: Tensor
 
 
 def draw_noise_levels(
@@ -156,61 +139,36 @@ def _visited(steps: int, shift: float) -> list[tuple[float, float]]:
     return list(zip(schedule.sigmas[:-1], schedule.timesteps, strict=True))
 
 
-def predict(
-    model: WorldModel, step: Step, attention: SelfAttention, stream: StreamConfig, run: BlockRunner = run_block
-) -> Tensor:
-    """The flow of the noisy half, [B, F, C, h, w]. attention: the same for every layer."""
-    frames = step.clean.shape[1]
-    both = torch.cat([step.clean, step.noisy], dim=1)
-    timesteps = torch.cat([torch.zeros_like(step.timestep), step.timestep], dim=1)
-    config = model.transformer.config
-    turn = rotation(
-        torch.cat([step.position, step.position], dim=1),
-        stream.latent_height // 2,
-        stream.latent_width // 2,
-        config.head_dim,
-    )
-    words = step.words.flatten(0, 1)  # [B·R, L]
-    bias = torch.zeros_like(words, dtype=torch.float32).masked_fill(words == 0, -1e4)[:, None, None]
-    text = model.transformer.condition_rows(model.text(words), bias)
-    rows = (torch.arange(len(step.words), device=words.device)[:, None] * step.words.shape[1] + step.prompts).flatten()
-    text = type(text)(
-        tuple(k[rows] for k in text.keys), tuple(v[rows] for v in text.values), bias[rows]
-    )  # one prompt for each latent frame, [B·2F, L, H, E]
-    flow = forward(model.transformer, run, both, timesteps, turn, lambda layer: attention, text)
-    return flow[:, frames:]
-
-
-def flow_loss(flow: Tensor, step: Step) -> Tensor:
-    """Mean square error over the latent frames that count."""
-    error = (flow.float() - step.target).square().mean((2, 3, 4))  # [B, F]
-    return (error * step.trained).sum() / step.trained.sum()
-
-
-def loss_by_level(error: Tensor, sigma: Tensor) -> dict[str, float]:
-    """Mean of [B, F] errors of the clean prediction over bands of noise level, for the log."""
+def loss_by_level(error: Tensor, sigma: Tensor, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Mean of [B, F] errors of the clean prediction over bands of noise level, for the log. total: adds up the ranks'
+    sums."""
     bands = {"low": (0.0, 0.5), "middle": (0.5, 0.9), "high": (0.9, 1.01)}
-    shown = {}
-    for name, (low, high) in bands.items():
+    sums = []
+    for low, high in bands.values():
         where = (sigma >= low) & (sigma < high)
-        shown[name] = float((error * where).sum() / where.sum().clamp(min=1))
-    return shown
+        sums += [(error * where).sum(), where.float().sum()]
+    errors, counts = total(torch.stack(sums)).view(-1, 2).unbind(1)
+    return dict(zip(bands, (errors / counts.clamp(min=1)).tolist(), strict=True))
 
 
 class Trainer:
-    """One run of the stage: networks, pool, optimiser and budget."""
+    """One process's run of the stage: networks, pool, optimiser and budget."""
 
-    def __init__(self, options: argparse.Namespace, recipe: Recipe) -> None:
-        self.options, self.recipe = options, recipe
+    def __init__(self, options: argparse.Namespace, recipe: Recipe, team: Team) -> None:
+        self.options, self.recipe, self.team = options, recipe, team
         self.device = torch.device(options.device)
         self.budget = TimeBudget(options.seconds)
         self.stream: StreamConfig = POCKET_STREAM
         torch.manual_seed(options.seed)
         model = WorldModel.load(options.resume) if options.resume else WorldModel.new(POCKET_TRANSFORMER)
         self.model = model.to(self.device)
+        seed = team.seed(options.seed)
+        if seed != options.seed:
+            torch.manual_seed(seed)  # the same weights, but other noise
+        self.batch = team.clips(recipe.batch)
         self.average = AveragedWeights(self.model, decay=recipe.average)
         self.optimizer = Optimizer(self.model, recipe.learning_rate, recipe.weight_decay)
-        self.generator = torch.Generator().manual_seed(options.seed + 1)
+        self.generator = torch.Generator().manual_seed(seed + 1)
         self.pool = ClipPool(
             load_autoencoder(options.autoencoder, self.device),
             model.text,
@@ -218,7 +176,7 @@ class Trainer:
             recipe.chunks,
             self.stream.chunk_frames,
             self.device,
-            options.seed + 2,
+            seed + 2,
             fresh=recipe.fresh,
             faded=recipe.faded,
         )
@@ -228,11 +186,11 @@ class Trainer:
     def run(self) -> None:
         """Train until the budget is spent; saves on the way and at the end."""
         options = self.options
-        while self.pool.filled < 8 * self.recipe.batch:
+        while self.pool.filled < 8 * self.batch:
             self.pool.refresh()
         first, last_saved, losses = True, time.monotonic(), []
         step_number = 0
-        while not self.budget.spent:
+        while not self.team.agree(self.budget.spent):
             losses.append(self.step(step_number))
             if first:
                 self.budget.begin()
@@ -246,6 +204,8 @@ class Trainer:
             step_number += 1
         self.pool.close()
         self.save()
+        if self.team.rank > 0:
+            return
         draw_curves(
             {name: self.log.series("step", name) for name in ("loss", "low", "middle", "high")},
             options.out / "curve.png",
@@ -254,11 +214,12 @@ class Trainer:
 
     def step(self, number: int) -> Tensor:
         """One step; returns its loss, on the device."""
-        recipe = self.recipe
-        self._rate = recipe.learning_rate * warmup_cosine(number, self.budget.fraction, recipe.warmup_steps)
-        if number % recipe.fresh_every == 0 and self.pool.ready:
+        recipe, team = self.recipe, self.team
+        fraction = team.agree(self.budget.fraction)
+        self._rate = recipe.learning_rate * warmup_cosine(number, fraction, recipe.warmup_steps)
+        if number % recipe.fresh_every == 0 and team.agree(self.pool.ready):
             self.pool.refresh()
-        batch = self.pool.draw(recipe.batch)
+        batch = self.pool.draw(self.batch)
         histories = make_histories(
             batch.prompt,
             batch.gap,
@@ -268,33 +229,42 @@ class Trainer:
             is_cut=batch.is_cut,
         )
         step = prepare(batch, histories, recipe, self.stream, self.generator)
-        attention = ChunkAttention(step.lengths, self.stream.frame_tokens, self.stream.window_chunks)
+        part = team.part(step, self.stream)
+        own = part.step
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            flow = predict(self.model, step, attention, self.stream, self._run)
-        loss = flow_loss(flow, step)
+            flow = predict(self.model, own, part.attention, self.stream, self._run)
+        loss = flow_loss(flow, own, step)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = team.add_up(loss, self.model.parameters())
         clip_gradients(self.model.parameters(), 1.0)
         self.optimizer.step(self._rate)
         self.average.update()
-        level = step.sigma[:, :, None, None, None]
-        predicted = (step.noisy - level * flow.detach().float()).clamp(-6, 6)
-        self.pool.remember(batch, predicted, (step.sigma < 0.95) & (step.trained > 0))
-        self._last = (predicted - batch.latents.float()).square().mean((2, 3, 4)), step.sigma
-        return loss.detach()
+        level = own.sigma[:, :, None, None, None]
+        predicted = (own.noisy - level * flow.detach().float()).clamp(-6, 6)
+        kept = (own.sigma < 0.95) & (own.trained > 0)
+        frames = batch.latents.shape[1]
+        self.pool.remember(batch, part.placed(predicted, frames), part.placed(kept, frames))
+        latents = batch.latents[:, part.frames].float()
+        self._last = (predicted - latents).square().mean((2, 3, 4)), own.sigma
+        return loss
 
     def report(self, number: int, loss: float) -> None:
-        self.log.write(
-            "step",
-            step=float(number),
-            loss=loss,
-            rate=self._rate,
-            pool=float(self.pool.filled),
-            **loss_by_level(*self._last),
-        )
+        levels = loss_by_level(*self._last, self.team.total)
+        if self.team.rank == 0:
+            self.log.write(
+                "step", step=float(number), loss=loss, rate=self._rate, pool=float(self.pool.filled), **levels
+            )
 
     def save(self) -> None:
-        """Write the averaged weights as the stream loads them."""
-        self.model.save(self.options.out, self.average)
+        """Write the averaged weights as the stream loads them; rank 0 does it for all."""
+        if self.team.rank == 0:
+            self.model.save(self.options.out, self.average)
+
+
+def train(options: argparse.Namespace, recipe: Recipe, team: Team) -> None:
+    """A process's part of the run, from the first clip to the last step."""
+    torch.set_float32_matmul_precision("high")
+    Trainer(options, recipe, team).run()
 
 
 def main() -> None:
@@ -304,6 +274,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the run")
     parser.add_argument("--resume", type=Path, help="folder of weights to go on from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--gpus", type=int, default=1, help="how many train together (on a CPU, how many processes)")
+    parser.add_argument(
+        "--share", choices=("clips", "sequence"), default="clips", help="what of a step several share out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
@@ -315,8 +289,6 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=Recipe.fresh)
     parser.add_argument("--faded", type=float, default=Recipe.faded, help="share of clips that lose their subject")
     options = parser.parse_args()
-    check_writable(options.out)
-    torch.set_float32_matmul_precision("high")
     recipe = Recipe(
         batch=options.batch,
         chunks=options.chunks,
@@ -327,7 +299,10 @@ def main() -> None:
         warmup_steps=options.warmup_steps,
         average=options.average,
     )
-    Trainer(options, recipe).run()
+    device = torch.device(options.device)
+    check_team(options.gpus, options.share, recipe.batch, POCKET_TRANSFORMER.heads, device)
+    check_writable(options.out)
+    train_together(options.gpus, options.share, device, partial(train, options, recipe))
 
 
 if __name__ == "__main__":
