@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import sleep
 from typing import Any
 
+from everscene_bridge.bench_server import RECEIPT_S, wait_until_warm
 from everscene_bridge.client import Client
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.messages import Stats
@@ -24,12 +25,8 @@ from everscene_engine.port import EngineInfo, EnginePort
 
 BOUND = 1.25
 LONGEST_GAP_CHUNKS = 2.0
-WARM_CHUNKS = 4
 WARM_EVENTS = 3
 """Sent and not counted: kernels are compiled and graphs captured when the first recaches need them."""
-RECEIPT_S = 120.0
-START_S = 600.0
-"""A large model compiles and captures before its first frame."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,7 @@ def _measure(
     chunk_s = engine.info.chunk_seconds
     found = Distribution()
     with Server(engine, load, scene, settings) as server, Client(server.endpoint, name="everscene bench") as world:
-        for frame in world.frames(timeout=START_S):
-            if frame.chunk >= WARM_CHUNKS:
-                break
+        wait_until_warm(world)
         name = ""
         for number in range(WARM_EVENTS + events):
             sleep(chance.uniform(0.0, LONGEST_GAP_CHUNKS * chunk_s))

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from everscene_bridge.bench_server import START_S, WARM_CHUNKS
 from everscene_bridge.client import Client
 from everscene_bridge.clock import SystemClock
 from everscene_bridge.errors import SettingsError
@@ -21,10 +22,6 @@ from everscene_bridge.server import Server
 from everscene_bridge.settings import ServeSettings
 from everscene_engine.port import EngineInfo, EnginePort, FrameBlock, GeneratedChunk
 
-WARM_CHUNKS = 4
-RECEIPT_S = 120.0
-START_S = 600.0
-"""A large model compiles and captures before its first frame."""
 STAGES = ("recache", "denoise", "clean")
 ROWS = {"generate": (*STAGES, "settle", "dropped"), "decode": ("decode",), "publish": ("publish",)}
 COLOURS = {

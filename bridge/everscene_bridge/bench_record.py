@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from everscene_bridge.bench_server import wait_until_warm
 from everscene_bridge.client import Client
 from everscene_bridge.scene import Scene
 from everscene_bridge.server import Server
@@ -24,7 +25,6 @@ from everscene_bridge.show import RecorderProcess
 from everscene_engine.port import EnginePort
 
 ASK_EVERY_S = 0.2
-WARM_CHUNKS = 4
 SETTLE_CHUNKS = 8
 """Chunks left out at the start of each window: the rate of generation is a median over so many."""
 
@@ -59,9 +59,7 @@ def measure(load: Callable[[], EnginePort], scene: Scene, window_s: float, round
         Server(engine, load, scene, settings) as server,
         Client(server.endpoint, name="everscene bench") as world,
     ):
-        for frame in world.frames(timeout=120):
-            if frame.chunk >= WARM_CHUNKS:
-                break
+        wait_until_warm(world)
         for number in range(rounds):
             take = Path(folder) / f"{number}.mp4"
             for windows, recording in ((without, nullcontext()), (recorded, _recording(server.endpoint, take))):

@@ -75,7 +75,7 @@ def load(
             raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
         formats = choose(machine_of(place), *asked, small=True)
     else:
-        folder = weights or HOME / model
+        folder = folder_of(chosen, weights)
         stored = precisions_in(chosen, folder, steps)
         with_text = text_place == place and not unload_text
 
@@ -96,6 +96,11 @@ def load(
         if start_image is not None:
             engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
     return engine
+
+
+def folder_of(chosen: Preset, weights: Path | None) -> Path:
+    """Where a large model's weights lie: the folder that was named, or the one that `everscene models pull` writes."""
+    return weights or HOME / chosen.name
 
 
 class _Asked(NamedTuple):
@@ -124,7 +129,7 @@ class TransformerSource:
         else:
             from everscene_engine.models.large import load_transformer
 
-            folder = self.weights or HOME / self.preset.name
+            folder = folder_of(self.preset, self.weights)
             plain = load_transformer(self.preset, folder, place, best_dtype(place), self.steps, self.linears)
         transformer = self.on_path(plain, ranks)
         return LatentStream(transformer, self.preset.stream, self.seed, steps=self.steps, kv=self.formats.kv)
@@ -192,7 +197,7 @@ def _large_engine(
     from everscene_engine.models.large import load_large  # its parts import diffusers and transformers
 
     chosen, steps = source.preset, source.steps
-    folder = source.weights or HOME / chosen.name
+    folder = folder_of(chosen, source.weights)
     parts = load_large(
         chosen, folder, place, best_dtype(place), steps, decoder, decoder_place, text_place, placement, source.linears
     )

@@ -42,45 +42,55 @@ class Text:
 
 @dataclass(frozen=True)
 class Steer:
+    """LatentStream.steer."""
+
     text: Text
     transition: Transition
 
 
 @dataclass(frozen=True)
 class BeginWith:
+    """LatentStream.begin_with; the latent in host memory."""
+
     latent: Tensor | None
 
 
 @dataclass(frozen=True)
 class Generate:
-    """A `Forward` follows before each forward of the denoising."""
+    """LatentStream.generate. A `Forward` follows before each forward of the denoising."""
 
 
 @dataclass(frozen=True)
 class Forward:
+    """Whether the denoising stops here: an event has come."""
+
     stop: bool
 
 
 @dataclass(frozen=True)
 class Settle:
-    pass
+    """LatentStream.settle."""
 
 
 @dataclass(frozen=True)
 class Rollback:
+    """LatentStream.rollback."""
+
     frame: int
 
 
 @dataclass(frozen=True)
 class Restore:
-    kept: list[LatentChunk]  # in host memory
+    """LatentStream.restore; the chunks in host memory."""
+
+    kept: list[LatentChunk]
     sink_text: Text
     seed: int
 
 
 @dataclass(frozen=True)
 class Stop:
-    pass
+    """There will be no more."""
 
 
 Command = Steer | BeginWith | Generate | Forward | Settle | Rollback | Restore | Stop
@@ -92,13 +102,14 @@ def packed(command: Command) -> bytes:
 
 
 def follow(stream: LatentStream, pipe: Connection) -> None:
-    """Do what rank 0 says until it says Stop or is gone."""
+    """Do what rank 0 says until it says Stop or is gone. An error of the engine is rank 0's to report: it meets the
+    same one."""
     try:
         while not isinstance(command := _next(pipe), Stop):
             try:
                 _obey(command, stream, pipe)
             except EngineError:
-                continue  # rank 0 has met the same error in the same state, and says how to go on
+                continue
     except EOFError:
         return
 

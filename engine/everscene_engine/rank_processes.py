@@ -44,7 +44,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What a rank's process is told at its start."""
 
     rank: int
@@ -91,7 +91,7 @@ class RankProcesses:
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
         for rank in range(1, size):
-            place = _Place(rank, size, store.port, self._cuda, threads or torch.get_num_threads())
+            place = Place(rank, size, store.port, self._cuda, threads or torch.get_num_threads())
             self._start(place, make)
         self._await(HERE)
         self._link = GroupLink(store, 0, size, self._cuda)
@@ -99,12 +99,12 @@ class RankProcesses:
         self._watch = threading.Thread(target=self._watch_on, name="everscene-ranks", daemon=True)
         self._watch.start()
 
-    def _start(self, place: _Place, make: StreamMaker) -> None:
+    def _start(self, place: Place, make: StreamMaker) -> None:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
         name = f"everscene-rank-{place.rank}"
         process = spawn.Process(target=_run, args=(place, theirs, make), name=name, daemon=True)
-        with _own_gpu_first(place) if self._cuda else contextlib.nullcontext():
+        with own_gpu_first(place) if self._cuda else contextlib.nullcontext():
             process.start()
         theirs.close()
         self._pipes.append(ours)
@@ -203,7 +203,7 @@ class RankProcesses:
             except (EOFError, OSError):
                 said = b""
             if said != word:
-                reason = said.decode() or _how_it_ended(rank, process)
+                reason = said.decode() or how_it_ended(rank, process)
                 self._lose(reason)
                 raise RankLost(reason)
 
@@ -216,7 +216,7 @@ class RankProcesses:
             since = self._since
             if ended:
                 rank = min(sentinels[one] for one in ended if isinstance(one, int))
-                self._lose(_how_it_ended(rank, self._processes[rank - 1]))
+                self._lose(how_it_ended(rank, self._processes[rank - 1]))
             elif since is not None and time.monotonic() - since > self._limit_s:
                 self._lose(f"no headway for {self._limit_s:g} s: a rank hangs")
 
@@ -259,7 +259,7 @@ def ranks_with(others: RankProcesses | None) -> Ranks:
     return OneRank() if others is None else others.ranks
 
 
-def _how_it_ended(rank: int, process: BaseProcess) -> str:
+def how_it_ended(rank: int, process: BaseProcess) -> str:
     process.join(STOP_S)
     code = process.exitcode
     if code is None:
@@ -267,10 +267,10 @@ def _how_it_ended(rank: int, process: BaseProcess) -> str:
     return f"rank {rank} was ended by signal {-code}" if code < 0 else f"rank {rank} ended with code {code}"
 
 
-def _run(place: _Place, pipe: Connection, make: StreamMaker) -> None:
+def _run(place: Place, pipe: Connection, make: StreamMaker) -> None:
     """A rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0, which says Stop
-    threading.Thread(target=_end_with_parent, name="everscene-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="everscene-parent", daemon=True).start()
     torch.set_num_threads(place.threads)
     pipe.send_bytes(HERE)
     try:
@@ -283,7 +283,7 @@ def _run(place: _Place, pipe: Connection, make: StreamMaker) -> None:
     follow(stream, pipe)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -291,7 +291,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _own_gpu_first(place: _Place) -> Iterator[None]:
+def own_gpu_first(place: Place) -> Iterator[None]:
     """What is started within sees all GPUs, a rank's own first: our kernels run on the first one."""
     before = os.environ.get(VISIBLE)
     gpus = before.split(",") if before else [str(gpu) for gpu in range(torch.cuda.device_count())]

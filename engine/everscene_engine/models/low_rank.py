@@ -7,6 +7,8 @@ from torch import Tensor
 
 from everscene_engine.errors import CheckpointError
 
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""PEFT's names for A [rank, in] and B [out, rank], behind the name of the module."""
 _NAME = re.compile(r"(?:base_model\.model\.)?(?:model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from everscene_engine.checkpoint import load_part, low_rank_part, save_low_rank
-
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+from everscene_engine.models.low_rank import DOWN, UP
 
 
 def average(changes: Sequence[Mapping[str, Tensor]], rank: int) -> tuple[dict[str, Tensor], float]:

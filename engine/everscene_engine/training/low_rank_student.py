@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from everscene_engine.checkpoint import save_low_rank
+from everscene_engine.models.low_rank import DOWN, UP
 from everscene_engine.stored_linear import linears_of
 from everscene_engine.training.loop import AveragedWeights
 from everscene_engine.transformer import WanTransformer
@@ -51,6 +52,6 @@ class LowRankStudent(nn.Module):
         """Write the averaged A and B as the loader merges them, for so many denoising steps."""
         tensors: dict[str, Tensor] = {}
         for index, (name, _) in enumerate(self._linears):
-            tensors[f"{name}.lora_A.weight"] = average.tensors[f"down.{index}"]
-            tensors[f"{name}.lora_B.weight"] = average.tensors[f"up.{index}"]
+            tensors[name + DOWN] = average.tensors[f"down.{index}"]
+            tensors[name + UP] = average.tensors[f"up.{index}"]
         save_low_rank(folder, steps, tensors, self.rank)

@@ -38,11 +38,11 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.rank_link import GroupLink, join_store, serve_store
 from everscene_engine.rank_processes import (
     STOP_S,
-    _end_with_parent,
-    _how_it_ended,
-    _own_gpu_first,
-    _Place,
+    Place,
     check_ranks,
+    end_with_parent,
+    how_it_ended,
+    own_gpu_first,
 )
 from everscene_engine.training.balanced_sequence import balanced_part, sum_gradients, summed
 from everscene_engine.training.chunk_attention import ChunkAttention
@@ -162,7 +162,7 @@ def train_together(size: int, share: Share, device: torch.device, train: Callabl
     threads = max(1, torch.get_num_threads() // size)
     torch.set_num_threads(threads)  # the same on all ranks, lest sums differ
     store, leaving = serve_store(), threading.Event()
-    started = [_started(_Place(rank, size, store.port, cuda, threads), share, train) for rank in range(1, size)]
+    started = [_started(Place(rank, size, store.port, cuda, threads), share, train) for rank in range(1, size)]
     pipes, processes = [pipe for pipe, _ in started], [process for _, process in started]
     watch = threading.Thread(target=_watch, args=(processes, leaving), name="everscene-team", daemon=True)
     watch.start()
@@ -188,21 +188,21 @@ def _team(share: Share, link: Link, pipes: Sequence[Connection]) -> Team:
     return ClipTeam(link, pipes) if share == "clips" else SequenceTeam(link, pipes)
 
 
-def _started(place: _Place, share: Share, train: Callable[[Team], None]) -> tuple[Connection, BaseProcess]:
+def _started(place: Place, share: Share, train: Callable[[Team], None]) -> tuple[Connection, BaseProcess]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     name = f"everscene-rank-{place.rank}"
     process = spawn.Process(target=_follow, args=(place, theirs, share, train), name=name, daemon=True)
-    with _own_gpu_first(place) if place.cuda else contextlib.nullcontext():
+    with own_gpu_first(place) if place.cuda else contextlib.nullcontext():
         process.start()
     theirs.close()
     return ours, process
 
 
-def _follow(place: _Place, pipe: Connection, share: Share, train: Callable[[Team], None]) -> None:
+def _follow(place: Place, pipe: Connection, share: Share, train: Callable[[Team], None]) -> None:
     """Another rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0
-    threading.Thread(target=_end_with_parent, name="everscene-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="everscene-parent", daemon=True).start()
     torch.set_num_threads(place.threads)
     train(_team(share, GroupLink(join_store(place.port), place.rank, place.size, place.cuda), [pipe]))
     if place.cuda:
@@ -217,7 +217,7 @@ def _watch(processes: Sequence[BaseProcess], leaving: threading.Event) -> None:
     if leaving.is_set():
         return
     rank = min(sentinels[one] for one in ended if isinstance(one, int))
-    log.error("training ends: %s", _how_it_ended(rank, processes[rank - 1]))
+    log.error("training ends: %s", how_it_ended(rank, processes[rank - 1]))
     for process in processes:
         process.kill()
     os._exit(1)

@@ -1,0 +1,15 @@
+"""What the benches share that run a server of their own: how long a large model may take, and when it is warm."""
+
+from everscene_bridge.client import Client
+
+WARM_CHUNKS = 4
+START_S = 600.0
+"""A large model compiles and captures before its first frame."""
+RECEIPT_S = 120.0
+
+
+def wait_until_warm(world: Client) -> None:
+    """Return when the first chunks, in which kernels are compiled, are shown."""
+    for frame in world.frames(timeout=START_S):
+        if frame.chunk >= WARM_CHUNKS:
+            return
