@@ -1,8 +1,9 @@
 """Self-attention in FP8 over a full cache: its keys and values once more, in E4M3.
 
 The cache keeps bfloat16, from which everything can be made again; beside it lie the same keys and values in E4M3. A
-forward on the fast path writes its own slot in both forms; slots that were written otherwise (a sink that is presented
-later, a recache of several chunks) are converted when they are next seen, which the cache's counts of changes tell.
+forward on the fast path writes its own slot in both forms, and keys of a sink that is presented later are turned in
+both; slots that were written otherwise (a recache of several chunks) are converted when they are next seen, which the
+cache's counts of changes tell.
 
 Queries and keys are RMS-normed, so they need no scale. Values have one for each layer, a power of two from the size of
 the weights that make them: it puts their deviation near 8, where E4M3 has 56 times as much above and 512 times below.
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import CachedAttention, KVCache
-from everscene_kernels import attention_cudnn, attention_triton
+from everscene_engine.rope import Rotation
+from everscene_kernels import attention_cudnn, attention_triton, fused_triton
 from everscene_kernels.fp8 import FP8Rows
 from everscene_kernels.fused_triton import EightBit
 from everscene_kernels.nvfp4 import E4M3_MAX
@@ -59,6 +61,7 @@ class EightBitCache:
             if kind == "cudnn"
             else None
         )
+        cache.keep_beside(self)
 
     def of(self, cache: KVCache) -> bool:
         """Whether it belongs to this cache."""
@@ -76,6 +79,15 @@ class EightBitCache:
         """Take note that a forward wrote its slot in both forms."""
         own = attention.own[0][0] // self._cache.slot_tokens
         self._current[own] = self._cache.changes[own]
+
+    def turn(self, layer: int, span: tuple[int, int], made: Tensor, turn: Rotation) -> None:
+        """Turn a sink's keys in both forms (kv_cache.OtherForm). A slot that was converted stays so, and its values are
+        left alone; one that was not is converted whole when it is next seen."""
+        slot, part = span[0] // self._cache.slot_tokens, slice(span[0], sum(span))
+        place, eight = self._cache.keys[layer][:, part], self._keys[layer][None, part]
+        fused_triton.turn_keys(made, *turn, place, eight)
+        if self._current[slot] == self._cache.changes[slot] - 1:
+            self._current[slot] += 1
 
     def place(self, layer: int, attention: CachedAttention) -> EightBit:
         """Where a forward's queries, keys and values of a layer go."""

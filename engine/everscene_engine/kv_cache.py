@@ -6,15 +6,25 @@ what stays is clean. Keys of a sink can be presented at another time than their 
 latent frames, always from the keys as they were first made, so that no rounding adds up.
 """
 
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from everscene_engine.attention import attend
-from everscene_engine.rope import Rotation, rotate, time_shift
+from everscene_engine.rope import Rotation, rotate_into, time_shift
 from everscene_engine.slots import Resident, SlotTable
+
+
+class OtherForm(Protocol):
+    """Who keeps a cache's keys in another form too, and turns a sink's keys in both with one reading."""
+
+    def turn(self, layer: int, span: tuple[int, int], made: Tensor, turn: Rotation) -> None:
+        """Put keys [B, tokens, H, E], turned by `turn` from how they were made, where they belong in both forms. The
+        cache has counted the change already."""
 
 
 class KVCache:
@@ -44,6 +54,7 @@ class KVCache:
         self.changes = [0] * slots  # by slot: how often it was written; for who keeps the same in another form
         self._made: dict[int, list[Tensor]] = {}  # by slot: a sink's keys as they were made, once it was turned
         self._shifts: dict[int, int] = {}  # by slot: latent frames by which its keys are presented later
+        self._other_form: weakref.ref[OtherForm] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -107,9 +118,18 @@ class KVCache:
     def turn_layer(self, layer: int, span: tuple[int, int], turn: Rotation) -> None:
         """Put a sink's keys of one layer, turned by `turn` from how they were made, into its slot."""
         start, length = span
-        made = self._made[start // self.slot_tokens][layer]
-        self.keys[layer][:, start : start + length] = rotate(made, turn)
-        self.changes[start // self.slot_tokens] += 1
+        slot = start // self.slot_tokens
+        made = self._made[slot][layer]
+        self.changes[slot] += 1
+        other = None if self._other_form is None else self._other_form()
+        if other is None:
+            rotate_into(made, turn, self.keys[layer][:, start : start + length])
+        else:
+            other.turn(layer, span, made, turn)
+
+    def keep_beside(self, other: OtherForm) -> None:
+        """Let `other` turn a sink's keys, as long as it lives; the last one that asks does."""
+        self._other_form = weakref.ref(other)
 
     def load(self, layer: int, spans: Sequence[tuple[int, int]]) -> None:
         """Have past chunks, a span of tokens each, in keys[layer] and values[layer]; here they always are."""

@@ -7,6 +7,7 @@ position · 10000^(−k/P). Angles are float64, so a stream of weeks has exact o
 """
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -83,3 +84,19 @@ def rotate(x: Tensor, turn: Rotation) -> Tensor:
     cos, sin = turn.cos[..., None, :], turn.sin[..., None, :]  # [(B,) tokens, 1, E/2]
     turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+def rotate_into(x: Tensor, turn: Rotation, out: Tensor) -> None:
+    """Fill out, of x's shape and dtype, with `rotate(x, turn)`, turn [1, E/2]; on a GPU in one pass, the same bits."""
+    if _has_kernel(x, out):
+        from everscene_kernels import fused_triton
+
+        fused_triton.turn_keys(x, *turn, out)
+    else:
+        out.copy_(rotate(x, turn))
+
+
+def _has_kernel(x: Tensor, out: Tensor) -> bool:
+    if x.requires_grad or out.requires_grad:
+        return False  # it has no gradient
+    return x.is_cuda and x.dtype == out.dtype == torch.bfloat16 and find_spec("triton") is not None

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everscene_kernels.fp8 import FP8Rows, quantize_rows
+from everscene_kernels.nvfp4 import E4M3_MAX
 
 
 class Modulation(NamedTuple):
@@ -63,6 +64,15 @@ def turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     real, imaginary = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)
     cos, sin = cos[:, None], sin[:, None]
     return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1).flatten(-2).to(x.dtype)
+
+
+def turn_keys(made: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys of a sink that is presented later, and the same in E4M3, which is of the rounded ones.
+
+    made: [B, tokens, H, E]. cos, sin: [1, E/2] float32, the same for each token.
+    """
+    keys = turn_pairs(made, cos, sin)
+    return keys, keys.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def rms_turned(x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int, eps: float) -> Tensor:

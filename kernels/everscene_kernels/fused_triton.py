@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everscene_kernels.fp8 import FP8Rows
 from everscene_kernels.fused import Affine, Modulation
-from everscene_kernels.nvfp4_triton import _check_device, _e4m3_code, _rounded
+from everscene_kernels.nvfp4_triton import _bf16_bits, _check_device, _e4m3_code, _rounded
 
 # The interpreter's own conversions round otherwise, or not at all: there, convert on the bits.
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -25,6 +25,7 @@ _GELU = tl.constexpr(2.0 * 0.7978845608028654 * 1.4426950408889634)  # 2·√(2/
 _CUBIC = tl.constexpr(0.044715)
 _LARGEST = tl.constexpr(448.0)
 _TINY = tl.constexpr(2.0**-100)
+_TURNED_WORDS = 2048  # words of two numbers in a program that turns a sink's keys
 
 
 @triton.jit
@@ -167,6 +168,32 @@ def _turned_kernel(
                 tl.store(k_eight + at, _e4m3_pair(real, imaginary), mask=mask)
 
 
+@triton.jit
+def _turn_keys_kernel(
+    made, cos, sin, out, eight, rows, out_clip, eight_clip,
+    half: tl.constexpr, ROWS: tl.constexpr, PAIRS: tl.constexpr, EIGHT: tl.constexpr,
+):  # fmt: skip
+    """Rows (heads of tokens) of clip program_id(1), in words; out_clip, eight_clip: words from a clip to the next.
+    Cosines and sines are the same for all rows: a program reads them once."""
+    clip = tl.program_id(1).to(tl.int64)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    pair = tl.arange(0, PAIRS)[None, :]
+    mask = (row < rows) & (pair < half)
+    at = row.to(tl.int64) * half + pair
+    c = tl.load(cos + pair, mask=pair < half, other=0.0)  # [1, PAIRS]
+    s = tl.load(sin + pair, mask=pair < half, other=0.0)
+    word = tl.load(made + clip * rows * half + at, mask=mask, other=0)
+    real = (word << 16).to(tl.float32, bitcast=True)
+    imaginary = (word & -65536).to(tl.float32, bitcast=True)
+    turned = _bf16_bits(real * c - imaginary * s)
+    other = _bf16_bits(real * s + imaginary * c)
+    tl.store(out + clip * out_clip + at, (turned & 0xFFFF) | (other << 16), mask=mask)
+    if EIGHT:
+        real = (turned << 16).to(tl.float32, bitcast=True)
+        imaginary = (other << 16).to(tl.float32, bitcast=True)
+        tl.store(eight + clip * eight_clip + at, _e4m3_pair(real, imaginary), mask=mask)
+
+
 def add_norm(
     x: Tensor, y: Tensor | None, gate: Tensor | None, after: Modulation | Affine, eps: float, fp8: bool
 ) -> Tensor | FP8Rows:
@@ -262,6 +289,33 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+def turn_keys(made: Tensor, cos: Tensor, sin: Tensor, out: Tensor, eight: Tensor | None = None) -> None:
+    """fused.turn_keys, bit for bit: fill out with finite bfloat16 keys `made`, turned, and `eight` with their E4M3.
+
+    made, out, eight: [B, tokens, H, E]; out and eight may be places in a cache. The keys of a clip must lie together in
+    each, and all of `made`. Raises ValueError where something does not fit.
+    """
+    _check_device(made)
+    if made.dim() != 4 or made.shape[-1] % 2 or made.dtype != torch.bfloat16 or not made.is_contiguous():
+        raise ValueError(f"keys are contiguous bfloat16 [B, tokens, H, E], not {made.dtype} {tuple(made.shape)}")
+    _check_place("out", out, made, torch.bfloat16)
+    if eight is not None:
+        _check_place("eight", eight, made, torch.float8_e4m3fn)
+    clips, tokens, heads, width = made.shape
+    if cos.numel() * 2 != width or sin.numel() * 2 != width:
+        raise ValueError(f"heads of {width} are turned by {width // 2} cosines and sines, not by {tuple(cos.shape)}")
+    if not made.numel():
+        return
+    words = _words(out)
+    halves = words if eight is None else eight.view(torch.int16)
+    pairs = triton.next_power_of_2(width // 2)
+    rows_each = max(1, _TURNED_WORDS // pairs)
+    _turn_keys_kernel[(triton.cdiv(tokens * heads, rows_each), clips)](
+        _words(made), cos.contiguous(), sin.contiguous(), words, halves, tokens * heads, words.stride(0),
+        halves.stride(0), width // 2, rows_each, pairs, eight is not None, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
 def _words(x: Tensor) -> Tensor:
     return x.view(torch.int32)
 
@@ -286,3 +340,9 @@ def _check_rows(x: Tensor, *others: Any) -> None:
             raise ValueError(f"{tuple(part.shape)} does not go with rows {tuple(x.shape)}")
     if not x.is_contiguous() or x.shape[1] % 2:
         raise ValueError(f"rows must lie together and have an even width, not {tuple(x.shape)} {x.stride()}")
+
+
+def _check_place(name: str, place: Tensor, made: Tensor, dtype: torch.dtype) -> None:
+    if place.dtype != dtype or place.shape != made.shape or (len(place) and not place[0].is_contiguous()):
+        held = f"{place.dtype} {tuple(place.shape)} {place.stride()}"
+        raise ValueError(f"{name} must be {dtype} {tuple(made.shape)}, each clip's keys together, not {held}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everscene_engine import rope
 from everscene_engine.config import TransformerConfig
 from everscene_engine.eight_bit import EightBitCache
 from everscene_engine.errors import ConfigError
@@ -133,6 +134,23 @@ def test_a_slot_written_elsewhere_is_converted_before_it_is_seen() -> None:
     cold = accelerated(model(), "bf16", "triton")(latents, times, turn, seen, text)
     assert not torch.equal(before, after)
     assert torch.equal(after, cold)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_sink_presented_later_by_the_kernel_has_the_keys_of_the_plain_path(
+    clips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = torch.randn(2, clips, 12, 2, 32, generator=torch.Generator().manual_seed(1)).to(DEVICE, torch.bfloat16)
+    keys = []
+    for kernel in (False, True):
+        monkeypatch.setattr(rope, "_has_kernel", lambda x, out, kernel=kernel: kernel)
+        cache = KVCache(1, clips, 3, 2, 6, 2, 32, torch.bfloat16, DEVICE)
+        sink = cache.table.pin(cache.table.open(0, 0, 2))
+        cache.attention(sink, []).keep(0, *made)
+        cache.present(sink, 7)
+        cache.present(sink, 400)
+        keys.append(cache.keys[0].view(torch.int16))
+    assert torch.equal(keys[0], keys[1])
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from everscene_engine.attention import attend
 from everscene_engine.bench_machine import clocks, machine
+from everscene_engine.rope import rotate, time_shift
 from everscene_engine.stopwatch import Stopwatch
 from everscene_kernels import attention_cudnn, attention_triton, before_linear, fp8, fused, nvfp4, nvfp4_kv
 from everscene_kernels import fused_triton as fast
@@ -200,6 +201,30 @@ def fused_heads() -> Result:
     }
 
 
+def fused_turn() -> Result:
+    """A sink's keys, one layer, presented later: from how they were made into a slot of a cache, and E4M3 beside."""
+    made = noise(1, TOKENS, HEADS, WIDTH)
+    turn = time_shift(1234, WIDTH, device)
+    keys = torch.full((1, KEYS, HEADS, WIDTH), torch.nan, device=device).bfloat16()
+    eight = keys.to(torch.float8_e4m3fn)
+    place, beside = keys[:, TOKENS : 2 * TOKENS], eight[:, TOKENS : 2 * TOKENS]
+    wanted, of_wanted = fused.turn_keys(made, *turn)
+    fast.turn_keys(made, *turn, place, beside)
+
+    def plainly() -> None:
+        place.copy_(rotate(made, turn))
+        beside.copy_(place.float().clamp(-nvfp4.E4M3_MAX, nvfp4.E4M3_MAX).to(torch.float8_e4m3fn))
+
+    return {
+        "keys_equal": torch.equal(place.view(torch.int16), wanted.view(torch.int16)),
+        "eight_bits_equal": torch.equal(beside.view(torch.uint8), of_wanted.view(torch.uint8)),
+        "rest_untouched": bool(keys[:, :TOKENS].isnan().all() and keys[:, 2 * TOKENS :].isnan().all()),
+        "with_eight_bits": timed(lambda: fast.turn_keys(made, *turn, place, beside), 5 * made.nbytes // 2),
+        "time": timed(lambda: fast.turn_keys(made, *turn, place), 2 * made.nbytes),
+        "plain_with_eight_bits_ms": round(watch.each(plainly, 20, cold=True), 4),
+    }
+
+
 def products() -> Result:
     """FP8 products as the fast path calls them, and bfloat16 beside them: ms and TFLOP/s."""
     found: Result = {}
@@ -288,8 +313,8 @@ def self_attention() -> Result:
 
 
 PARTS: list[Callable[[], Result]] = [
-    copy_bandwidth, fused_rows, fused_heads, products, self_attention, cross_attention, nvfp4_slots, nvfp4_fused,
-    nvfp4_weights, nvfp4_turned, memory_of_a_cache,
+    copy_bandwidth, fused_rows, fused_heads, fused_turn, products, self_attention, cross_attention, nvfp4_slots,
+    nvfp4_fused, nvfp4_weights, nvfp4_turned, memory_of_a_cache,
 ]  # fmt: skip
 
 

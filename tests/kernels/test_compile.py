@@ -26,6 +26,8 @@ eight = dict(inverses="*fp32", out="*u8")
 angles = dict(cos="*fp32", sin="*fp32")
 add = dict(BLOCK=4096, ADD=True, GATED=True, AFFINE=False)
 tile = dict(M=128, WIDTH=128, WHOLE=True)
+keys = dict(made="*i32", out="*i32", eight="*i16")
+heads = dict(half=64, ROWS=32, PAIRS=64)
 CASES = [
     (fused_triton._add_norm_kernel, rows | dict(out="*u8"), dict(add, FP8=True)),
     (fused_triton._add_norm_kernel, rows | dict(out="*bf16"), dict(add, GATED=False, AFFINE=True, FP8=False)),
@@ -34,14 +36,19 @@ CASES = [
     (fused_triton._turned_kernel, turned, dict(BLOCK=2048, TURN=False, EIGHT=False)),
     (nvfp4_fp8_triton._nvfp4_to_fp8_kernel, four | eight, dict(N=512, WHOLE=True, width=192)),
     (nvfp4_turn_triton._nvfp4_turned_kernel, four | angles | dict(out="*i32"), dict(N=512, BF16=True, width=8)),
+    (fused_triton._turn_keys_kernel, keys | angles, dict(heads, EIGHT=True)),
+    (fused_triton._turn_keys_kernel, keys | angles, dict(heads, EIGHT=False)),
     (attention_triton._attend_kernel, attention | fp8, dict(tile, N=128, BIAS=False, SHIFT=8)),
     (attention_triton._attend_kernel, attention | bf16, dict(tile, N=64, BIAS=True, SHIFT=0)),
 ]
 for kernel, pointers, constants in CASES:
     types = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
-    made = compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), dict(num_warps=8))
+    exact = kernel is fused_triton._turn_keys_kernel
+    options = dict(num_warps=8, enable_fp_fusion=not exact)
+    made = compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), options)
     assert made.asm["cubin"]
     ptx = made.asm["ptx"]
+    assert not (exact and "fma" in ptx), "a product is fused into a sum"
     rounded = 2 * ptx.count("cvt.rn.bf16x2") + ptx.count("cvt.rn.bf16.f32")
     print(kernel.__name__, "wgmma" if "wgmma" in ptx else "", "rounded", rounded)
 """
