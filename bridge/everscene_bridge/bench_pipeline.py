@@ -8,6 +8,7 @@ is drawn.
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from everscene_bridge.errors import SettingsError
 from everscene_bridge.scene import Scene
 from everscene_bridge.server import Server
 from everscene_bridge.settings import ServeSettings
+from everscene_bridge.stats import Distribution
 from everscene_engine.port import EngineInfo, EnginePort, FrameBlock, GeneratedChunk
 
 STAGES = ("recache", "denoise", "clean")
@@ -99,6 +101,7 @@ def pipeline(load: Callable[[], EnginePort], scene: Scene, chunks: int) -> dict[
 
     `spans`: stage, chunk, start_ms, end_ms. `overlap`: the part of all decoding time in which a chunk was being
     generated, 0 to 1. `generating` and `decoding`: the part of the time that each of the two was at work.
+    `frame_gap_ms`: between frames shown; p50, p95, max.
     """
     names = [event.name for event in scene.describe().events if event.for_s is None]
     if not names:
@@ -134,6 +137,11 @@ def _result(spans: list[Span], info: EngineInfo) -> dict[str, Any]:
     decoding = [(span.start_ms, span.end_ms) for span in kept if span.stage == "decode"]
     generating = [(span.start_ms, span.end_ms) for span in kept if span.stage in ROWS["generate"]]
     decode_ms = sum(b - a for a, b in decoding)
+    shown = [span.start_ms for span in kept if span.stage == "publish"]
+    gaps = Distribution()
+    for before, after in pairwise(shown):
+        gaps.add(after - before)
+    gap = gaps.message()
     both_ms = sum(max(0.0, min(b, d) - max(a, c)) for a, b in decoding for c, d in generating)
     return {
         "model": info.model,
@@ -144,6 +152,7 @@ def _result(spans: list[Span], info: EngineInfo) -> dict[str, Any]:
         "overlap": both_ms / decode_ms if decode_ms else 0.0,
         "generating": sum(b - a for a, b in generating) / (end - first),
         "decoding": decode_ms / (end - first),
+        "frame_gap_ms": {"p50": gap.p50, "p95": gap.p95, "max": gap.max},
         "spans": [asdict(span) for span in kept],
     }
 

@@ -104,7 +104,9 @@ def pipeline(
     if as_json:
         typer.echo(json.dumps(result))
         return
+    gap = result["frame_gap_ms"]
     console.print(f"{out}: decode overlaps generation for {result['overlap']:.0%} of its time")
+    console.print(f"from frame to frame p50 {gap['p50']:.0f}, p95 {gap['p95']:.0f}, at most {gap['max']:.0f} ms")
 
 
 @bench_app.command()

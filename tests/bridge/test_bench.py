@@ -47,10 +47,12 @@ def test_overlap_is_the_part_of_decoding_during_which_something_is_generated() -
         bench_pipeline.Span("denoise", 4, 100.0, 140.0),
         bench_pipeline.Span("decode", 4, 130.0, 150.0),
         bench_pipeline.Span("clean", 5, 145.0, 160.0),
+        bench_pipeline.Span("publish", -1, 160.0, 160.0),
         bench_pipeline.Span("publish", -1, 200.0, 200.0),
     ]
     result = bench_pipeline._result(spans, PatternEngine().info)
     assert result["overlap"] == pytest.approx(15 / 20)
+    assert result["frame_gap_ms"]["max"] == pytest.approx(40)
     assert result["generating"] == pytest.approx(0.55)
 
 
