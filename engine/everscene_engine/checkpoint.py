@@ -28,6 +28,8 @@ from everscene_engine.transformer import WanTransformer
 FORMAT = "everscene-1"
 SHARD_BYTES = 14 * 2**20
 ROW_SCALE = ".row_scale"
+FEW_STEPS = 4
+"""What distillation for fewer steps taught helps up to so many (docs/pocket.md has the comparison)."""
 
 
 def pocket_eight_bit(transformer: WanTransformer) -> list[str]:
@@ -141,15 +143,24 @@ def save_low_rank(folder: Path, steps: int, tensors: Mapping[str, Tensor], rank:
     save_part(folder, low_rank_part(steps), tensors, {"rank": rank, "steps": steps}, torch.bfloat16)
 
 
+def low_rank_for(folder: Path, steps: int) -> str | None:
+    """The part for so many denoising steps: their own, or for up to FEW_STEPS that of the next fewer; None: there is
+    none."""
+    fewer = range(steps, 0, -1) if steps <= FEW_STEPS else (steps,)
+    parts = (low_rank_part(number) for number in fewer)
+    return next((part for part in parts if any(folder.glob(f"{part}-*"))), None)
+
+
 def load_pocket_transformer(folder: Path, steps: int | None = None) -> tuple[WanTransformer, PocketTextEncoder]:
     """Both networks in float32 on the CPU, in evaluation mode.
 
-    steps: with what was distilled for so many denoising steps, where the folder has it; None: as teacher forcing left
-    the transformer. Raises CheckpointError.
+    steps: with what was distilled for so many denoising steps, where the folder has it (see `low_rank_for`); None: as
+    teacher forcing left the transformer. Raises CheckpointError.
     """
     tensors, config = load_part(folder, "transformer")
-    if steps is not None and any(folder.glob(f"{low_rank_part(steps)}-*")):
-        low_rank, of_rank = load_part(folder, low_rank_part(steps))
+    part = None if steps is None else low_rank_for(folder, steps)
+    if part is not None:
+        low_rank, of_rank = load_part(folder, part)
         tensors = merged(tensors, low_rank, float(str(of_rank["rank"])))
     transformer = WanTransformer(TransformerConfig(**config))  # type: ignore[arg-type]
     fill(transformer, tensors, f"{folder}/transformer")
