@@ -88,10 +88,10 @@ class TimedEngine:
         self._note("settle", -1, start_ns, self._now_ns())
         return did
 
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
         """As the engine does it."""
         start_ns = self._now_ns()
-        block = self._engine.decode(chunk)
+        block = self._engine.decode(chunk, ready)
         self._note("decode", chunk.number, start_ns, self._now_ns())
         return block
 

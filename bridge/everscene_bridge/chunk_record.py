@@ -41,7 +41,7 @@ class ChunkRecord:
     number: int = -1  # chunk number, given with its first frame shown
     denoised_ns: int = 0
     decode_started_ns: int = 0
-    decoded_ns: int = 0
+    decoded_frames: int = 0
 
     @property
     def generation_ns(self) -> int:
@@ -57,6 +57,7 @@ class ReadyFrame:
     index: int  # in its chunk
     latent_frame: int
     pixels: Picture
+    decoded_ns: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,6 @@ class DueFrame:
             received=record.received_ns,
             recached=record.recached_ns,
             denoised=record.denoised_ns,
-            decoded=record.decoded_ns,
+            decoded=self.ready.decoded_ns,
             published=published_ns,
         )

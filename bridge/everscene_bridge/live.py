@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -340,11 +341,17 @@ class LiveStream:
                 engine, serial = self._engine, self._serial
             start_ns = self.clock.now_ns()
             try:
-                block = engine.decode(chunk)
+                block = engine.decode(chunk, partial(self._take_part, serial))
             except Exception as failure:  # noqa: BLE001 — as above
                 self._fail(serial, failure)
                 continue
             self._take_block(block, serial, start_ns)
+
+    def _take_part(self, serial: int, part: FrameBlock) -> None:
+        with self.changed:
+            if serial == self._serial:
+                self.timeline.decoded_part(part, self.clock.now_ns())
+                self.changed.notify_all()
 
     def _take_block(self, block: FrameBlock, serial: int, start_ns: int) -> None:
         with self.changed:

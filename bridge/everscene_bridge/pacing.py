@@ -47,18 +47,18 @@ class Estimates:
     recache: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
     generate: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # until it is handed on, without recache
     clean: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # after the chunk was handed on
-    decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))
+    first_decode: Recent = field(default_factory=lambda: Recent(ESTIMATE_CHUNKS))  # until a chunk's first frames
     pace: Recent = field(default_factory=lambda: Recent(PACE_CHUNKS))  # slower of the two stages, recache and all
 
     @property
     def reaction_ns(self) -> int:
-        """From an input to the first frame under it: recache, one chunk, its decode."""
-        return self.recache.median + self.generate.median + self.decode.median
+        """From an input to the first frame under it: recache, one chunk, its first frames decoded."""
+        return self.recache.median + self.generate.median + self.first_decode.median
 
     @property
     def start_ahead_ns(self) -> int:
         """How long before its first frame is due a chunk is started, with something to spare."""
-        return (self.recache.median + self.generate.longest + self.decode.longest) * 3 // 2
+        return (self.recache.median + self.generate.longest + self.first_decode.longest) * 3 // 2
 
 
 class ContentClock:

@@ -128,15 +128,17 @@ class PatternEngine:
         """There is nothing to do."""
         return False
 
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
         """The chunk's frames."""
-        self._sleep(self._times.decode)
         per_latent = self._info.frames_per_latent_frame
-        first = chunk.first_latent_frame * per_latent
         crc = zlib.crc32(chunk.prompt.encode())
-        pixels = np.stack([self._draw(first + i, crc, chunk.number) for i in range(self._info.frames_per_chunk)])
-        sources = tuple(chunk.first_latent_frame + i // per_latent for i in range(len(pixels)))
-        return FrameBlock(pixels, sources)  # pixels [T, H, W, 4]
+        parts = []
+        for latent in range(chunk.first_latent_frame, chunk.first_latent_frame + chunk.latent_frames):
+            self._sleep(self._times.decode / chunk.latent_frames)
+            drawn = [self._draw(latent * per_latent + i, crc, chunk.number) for i in range(per_latent)]
+            parts.append(FrameBlock(np.stack(drawn), (latent,) * per_latent))  # pixels [T, H, W, 4]
+            ready(parts[-1])
+        return FrameBlock.joined(parts)
 
     def _draw(self, content_index: int, crc: int, chunk: int) -> NDArray[np.uint8]:
         frame = np.empty((self._info.height, self._info.width, 4), np.uint8)  # [H, W, 4]

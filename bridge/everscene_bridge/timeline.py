@@ -95,7 +95,8 @@ class Timeline:
     def unshown(self) -> int:
         """Frames generated and not taken for publishing yet (those of undecoded chunks at their usual number)."""
         chunks = len(self._undecoded) + (self._decoding is not None)
-        return len(self._ready) + chunks * self.info.frames_per_chunk
+        decoded = 0 if self._decoding is None else self._decoding.decoded_frames  # they are among the ready ones
+        return len(self._ready) + chunks * self.info.frames_per_chunk - decoded
 
     @property
     def lead_ns(self) -> int:
@@ -315,17 +316,29 @@ class Timeline:
         """Whether a chunk is being decoded."""
         return self._decoding is not None
 
-    def decoded(self, block: FrameBlock, now_ns: int) -> None:
-        """The frames of the chunk that was being decoded."""
-        record, self._decoding = self._decoding, None
-        assert record is not None and record.chunk is not None
-        record.decoded_ns = now_ns
+    def decoded_part(self, part: FrameBlock, now_ns: int) -> None:
+        """The next frames of the chunk that is being decoded."""
+        record = self._decoding
+        assert record is not None
+        if not record.decoded_frames:
+            self.estimates.first_decode.add(now_ns - record.decode_started_ns)
         self._ready.extend(
-            ReadyFrame(record, index, latent_frame, pixels)
-            for index, (latent_frame, pixels) in enumerate(zip(block.latent_frame_of, block.pixels, strict=True))
+            ReadyFrame(record, index, latent_frame, pixels, now_ns)
+            for index, (latent_frame, pixels) in enumerate(
+                zip(part.latent_frame_of, part.pixels, strict=True), record.decoded_frames
+            )
         )
+        record.decoded_frames += len(part.latent_frame_of)
+
+    def decoded(self, block: FrameBlock, now_ns: int) -> None:
+        """All frames of the chunk that was being decoded; those that came in parts are there already."""
+        record = self._decoding
+        assert record is not None
+        first = record.decoded_frames
+        if first < len(block.latent_frame_of):
+            self.decoded_part(FrameBlock(block.pixels[first:], block.latent_frame_of[first:]), now_ns)
+        self._decoding = None
         decode_ns = now_ns - record.decode_started_ns
-        self.estimates.decode.add(decode_ns)
         self.estimates.pace.add(max(record.generation_ns + self.estimates.clean.median, decode_ns))
         self.clock.set_pace(self.estimates.pace.median, self.info.frames_per_chunk)
 
@@ -343,7 +356,7 @@ class Timeline:
         if due_ns is None or now_ns < due_ns:
             return None
         ready = self._ready.popleft()
-        late_ns = self.clock.shown(now_ns, ready.record.decoded_ns)
+        late_ns = self.clock.shown(now_ns, ready.decoded_ns)
         self.latest += 1
         if ready.record.number < 0:
             self.latest_chunk += 1
@@ -442,9 +455,11 @@ class Timeline:
     def failed(self, reason: str) -> None:
         """The engine failed: what it had not decoded is lost, and there is none until `restarted`.
 
-        Inputs in the lost chunks wait again; if the engine fails on the same ones twice in a row, they are rejected.
+        Inputs in the lost chunks wait again (a chunk with decoded frames is not one of them); if the engine fails on
+        the same ones twice in a row, they are rejected.
         """
-        lost = [record for record in (self._decoding, *self._undecoded, self._in_flight) if record is not None]
+        begun = self._decoding if self._decoding is not None and not self._decoding.decoded_frames else None
+        lost = [record for record in (begun, *self._undecoded, self._in_flight) if record is not None]
         inputs = [one for record in lost for one in record.inputs]
         if lost:
             self.ledger.put_back(inputs, lost[0].state_before)

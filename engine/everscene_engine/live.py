@@ -175,22 +175,23 @@ class LiveEngine:
         return self._stream.settle()
 
     @torch.inference_mode()
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
-        """The chunk's frames as RGBA8, where they are made; its decoding time is added to `chunk.seconds`.
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
+        """The chunk's frames as RGBA8, where they are made; its decoding time is added to `chunk.seconds`. Those of the
+        first latent frame are `ready` before the others.
 
         On a GPU it does not wait for the clean pass: the latents were finished when `generate` returned.
         """
         start = time.perf_counter()
-        frames: list[Tensor] = []
-        source: list[int] = []
+        parts: list[FrameBlock] = []
         with self._output.decoding(chunk.latents):
             self._remember(_Decoded(chunk.first_latent_frame, chunk.latents, self._decoder.snapshot()))
             for frame in range(chunk.latent_frames):
-                frames.append(frames_to_rgba8(self._decoder.feed(chunk.latents[:, frame : frame + 1])))
-                source += [chunk.first_latent_frame + frame] * len(frames[-1])
-            pictures = self._output.pictures(frames)
+                pixels = frames_to_rgba8(self._decoder.feed(chunk.latents[:, frame : frame + 1]))
+                pictures = self._output.pictures([pixels])
+                parts.append(FrameBlock(pictures, (chunk.first_latent_frame + frame,) * len(pictures)))
+                ready(parts[-1])
         chunk.seconds["decode"] = time.perf_counter() - start
-        return FrameBlock(pictures, tuple(source))
+        return FrameBlock.joined(parts)
 
     def _remember(self, decoded: _Decoded) -> None:
         """Keep a decoder's state to go back to; of large ones fewer, but always the last two."""

@@ -107,10 +107,18 @@ def put(picture: Picture, place: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """The frames of one chunk."""
+    """The frames of a chunk, or of a part of it."""
 
     pixels: Sequence[Picture] | NDArray[np.uint8]  # T pictures, or [T, H, W, 4]
     latent_frame_of: tuple[int, ...]  # T numbers, never falling: the latent frame each frame came from
+
+    @classmethod
+    def joined(cls, parts: Sequence["FrameBlock"]) -> "FrameBlock":
+        """Parts in a row as one; an array where they are arrays."""
+        arrays = [part.pixels for part in parts if isinstance(part.pixels, np.ndarray)]
+        pictures = [picture for part in parts for picture in part.pixels]
+        numbers = tuple(number for part in parts for number in part.latent_frame_of)
+        return cls(np.concatenate(arrays) if arrays and len(arrays) == len(parts) else pictures, numbers)
 
     def on_host(self, height: int, width: int) -> NDArray[np.uint8]:
         """All of them in host memory, [T, H, W, 4]."""
@@ -183,8 +191,9 @@ class EnginePort(Protocol):
     def settle(self) -> bool:
         """Do one part, about a forward long, of what a recache has left for later; False: there was none."""
 
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
-        """The chunk's frames. Called once for each chunk, in order."""
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
+        """The chunk's frames. Called once for each chunk, in order. ready: called with its frames in turn, as soon as a
+        latent frame of them is decoded; not with all of them as a rule, and maybe with none."""
 
     def rollback(self, latent_frame: int) -> None:
         """Forget everything generated from this latent frame on: cache and decoder are as they were before it."""

@@ -57,6 +57,7 @@ class Simulation:
     forwards: int = 5
     clean_ms: float = 0  # after a chunk was handed on
     decode_ms: float = 10
+    in_parts: bool = True  # frames of a latent frame are ready before those of the next
     fps: float = 16
     latent_frames: int = 2
     frames_per_latent: int = 4
@@ -168,15 +169,24 @@ class Simulation:
     def _decode(self, chunk: GeneratedChunk) -> None:
         serial = self._engine_serial
 
-        def done() -> None:
-            if serial != self._engine_serial:
-                return
-            count = self.latent_frames * self.frames_per_latent
-            pixels = np.zeros((count, 1, 1, 4), np.uint8)
-            sources = tuple(chunk.first_latent_frame + i // self.frames_per_latent for i in range(count))
-            self.timeline.decoded(FrameBlock(pixels, sources), self.now)
+        def frames(first: int, latents: int) -> FrameBlock:
+            numbers = range(first, first + latents)
+            sources = tuple(number for number in numbers for _ in range(self.frames_per_latent))
+            return FrameBlock(np.zeros((len(sources), 1, 1, 4), np.uint8), sources)
 
-        self.at(self.now / MS + self.decode_ms, done)
+        def part(number: int) -> None:
+            if serial == self._engine_serial:
+                self.timeline.decoded_part(frames(number, 1), self.now)
+
+        def done() -> None:
+            if serial == self._engine_serial:
+                self.timeline.decoded(frames(chunk.first_latent_frame, self.latent_frames), self.now)
+
+        start = self.now / MS
+        for place in range(self.latent_frames if self.in_parts else 0):
+            at = start + self.decode_ms * (place + 1) / self.latent_frames
+            self.at(at, lambda number=chunk.first_latent_frame + place: part(number))
+        self.at(start + self.decode_ms, done)
 
     def _generate(self, work: Work) -> None:
         self.work_log.append((self.now, work))

@@ -43,7 +43,7 @@ class FarEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
         block = self._engine.decode(chunk)
         pictures: list[Picture] = [Far(self, np.asarray(pixels)) for pixels in block.pixels]
         return replace(block, pixels=pictures)

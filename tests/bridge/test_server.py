@@ -436,11 +436,11 @@ class FailingDecoder(PatternEngine):
 
     alive = True
 
-    def decode(self, chunk: GeneratedChunk) -> FrameBlock:
+    def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
         if FailingDecoder.alive and chunk.number == 2:
             FailingDecoder.alive = False
             raise RuntimeError("the decoder broke")
-        return super().decode(chunk)
+        return super().decode(chunk, ready)
 
 
 def test_a_decoder_that_fails_is_made_anew(start_server: StartServer) -> None:

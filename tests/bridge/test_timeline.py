@@ -395,16 +395,23 @@ NAMES = ["storm", "rain", "night", "storm_night", "flash", "drizzle", "patient",
     ),
     forward_ms=st.sampled_from([1, 10, 20, 60, 150]),
     decode_ms=st.sampled_from([1, 10, 300]),
+    in_parts=st.booleans(),
     failures=st.sets(st.integers(0, 40), max_size=3),
     interrupt=st.booleans(),
 )
 def test_every_input_has_exactly_one_end_and_the_stream_goes_on(
-    inputs: list[tuple[int, str]], forward_ms: int, decode_ms: int, failures: set[int], interrupt: bool
+    inputs: list[tuple[int, str]],
+    forward_ms: int,
+    decode_ms: int,
+    in_parts: bool,
+    failures: set[int],
+    interrupt: bool,
 ) -> None:
     works = itertools.count()
     sim = Simulation(
         forward_ms=forward_ms,
         decode_ms=decode_ms,
+        in_parts=in_parts,
         settings=TimelineSettings(interrupt=interrupt),
         fail=lambda work: next(works) in failures,
     )
@@ -427,3 +434,22 @@ def test_every_input_has_exactly_one_end_and_the_stream_goes_on(
             frame = sim.shown[one.frame - 1]
             assert frame.order >= one.input.order
             assert one.frame == 1 or sim.shown[one.frame - 2].order < one.input.order
+
+
+def test_the_first_frames_of_a_chunk_do_not_wait_for_the_last_to_be_decoded() -> None:
+    waited = []
+    for in_parts in (True, False):
+        sim = Simulation(decode_ms=200, in_parts=in_parts)
+        sim.event(2000, "storm")
+        sim.run(4000)
+        waited.append(sim.first_with("storm").at_ns / MS)
+    assert waited[0] == pytest.approx(waited[1] - 100, abs=PERIOD_MS)
+
+
+def test_a_chunk_of_which_frames_are_ready_is_not_lost_when_the_engine_fails() -> None:
+    sim = Simulation(decode_ms=200).run(250)
+    chunk = sim.timeline._decoding
+    assert chunk is not None and chunk.decoded_frames == 4
+    before = sim.timeline.unshown
+    sim.timeline.failed("lost")
+    assert sim.timeline.unshown == before - 4

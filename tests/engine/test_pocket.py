@@ -1,5 +1,6 @@
 """The shipped pocket model: it loads, it draws what it is told, and it turns when it is told. On the CPU."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from everscene_engine.errors import ConfigError, PromptRejected
 from everscene_engine.live import LiveEngine
 from everscene_engine.load import load
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
+from everscene_engine.port import FrameBlock
 from everscene_engine.training.world.captions import VOCABULARY
 from everscene_engine.training.world.names import Attributes
 from tests.judges.plays import Play
@@ -61,7 +63,12 @@ def test_the_live_engine_gives_rgba_frames_in_order(engine: LiveEngine) -> None:
     for _ in range(2):
         chunk = engine.generate()
         assert chunk is not None
-        blocks.append(engine.decode(chunk))
+        parts: list[FrameBlock] = []
+        blocks.append(engine.decode(chunk, parts.append))
+        assert [part.latent_frame_of for part in parts] == [
+            (frame,) * 4 for frame in sorted({*blocks[-1].latent_frame_of})
+        ]
+        assert (np.concatenate([part.pixels for part in parts]) == blocks[-1].pixels).all()
     info = engine.info
     assert blocks[0].pixels.shape == (info.frames_per_chunk, info.height, info.width, 4)
     assert blocks[0].pixels.dtype.name == "uint8" and (blocks[0].pixels[..., 3] == 255).all()
