@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
@@ -92,23 +93,14 @@ class RankProcesses:
         self._processes: list[BaseProcess] = []
         for rank in range(1, size):
             place = Place(rank, size, store.port, self._cuda, threads or torch.get_num_threads())
-            self._start(place, make)
+            pipe, process = start_rank(place, _run, make)
+            self._pipes.append(pipe)
+            self._processes.append(process)
         self._await(HERE)
         self._link = GroupLink(store, 0, size, self._cuda)
         self.ranks = SeveralRanks(self._link)
         self._watch = threading.Thread(target=self._watch_on, name="everscene-ranks", daemon=True)
         self._watch.start()
-
-    def _start(self, place: Place, make: StreamMaker) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
-        name = f"everscene-rank-{place.rank}"
-        process = spawn.Process(target=_run, args=(place, theirs, make), name=name, daemon=True)
-        with own_gpu_first(place) if self._cuda else contextlib.nullcontext():
-            process.start()
-        theirs.close()
-        self._pipes.append(ours)
-        self._processes.append(process)
 
     def wait_ready(self) -> None:
         """Until all have what they need. Raises RankLost with their reason."""
@@ -259,7 +251,27 @@ def ranks_with(others: RankProcesses | None) -> Ranks:
     return OneRank() if others is None else others.ranks
 
 
+def start_rank(place: Place, run: Callable[..., None], *args: Any) -> tuple[Connection, BaseProcess]:
+    """A process that does `run(place, pipe, *args)`, its own GPU the first that it sees, and our end of the pipe."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    name = f"everscene-rank-{place.rank}"
+    process = spawn.Process(target=run, args=(place, theirs, *args), name=name, daemon=True)
+    with _own_gpu_first(place) if place.cuda else contextlib.nullcontext():
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+def begin_rank(place: Place) -> None:
+    """What a rank's process does first: it leaves Ctrl-C to rank 0, ends when that does, and takes its threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="everscene-parent", daemon=True).start()
+    torch.set_num_threads(place.threads)
+
+
 def how_it_ended(rank: int, process: BaseProcess) -> str:
+    """In words; waits for the end a little."""
     process.join(STOP_S)
     code = process.exitcode
     if code is None:
@@ -269,9 +281,7 @@ def how_it_ended(rank: int, process: BaseProcess) -> str:
 
 def _run(place: Place, pipe: Connection, make: StreamMaker) -> None:
     """A rank's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0, which says Stop
-    threading.Thread(target=end_with_parent, name="everscene-parent", daemon=True).start()
-    torch.set_num_threads(place.threads)
+    begin_rank(place)
     pipe.send_bytes(HERE)
     try:
         ranks = SeveralRanks(GroupLink(join_store(place.port), place.rank, place.size, place.cuda))
@@ -283,7 +293,7 @@ def _run(place: Place, pipe: Connection, make: StreamMaker) -> None:
     follow(stream, pipe)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -291,7 +301,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def own_gpu_first(place: Place) -> Iterator[None]:
+def _own_gpu_first(place: Place) -> Iterator[None]:
     """What is started within sees all GPUs, a rank's own first: our kernels run on the first one."""
     before = os.environ.get(VISIBLE)
     gpus = before.split(",") if before else [str(gpu) for gpu in range(torch.cuda.device_count())]

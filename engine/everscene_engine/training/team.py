@@ -17,11 +17,8 @@ others waiting for ever, on a GPU in a place where no exception comes. So a thre
 others, and when one of them fails, says how, and ends the run there and then. The others end when rank 0 does.
 """
 
-import contextlib
 import logging
-import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import connection
@@ -36,14 +33,7 @@ from everscene_engine.config import StreamConfig
 from everscene_engine.context_parallel import Link
 from everscene_engine.errors import ConfigError
 from everscene_engine.rank_link import GroupLink, join_store, serve_store
-from everscene_engine.rank_processes import (
-    STOP_S,
-    Place,
-    check_ranks,
-    end_with_parent,
-    how_it_ended,
-    own_gpu_first,
-)
+from everscene_engine.rank_processes import STOP_S, Place, begin_rank, check_ranks, how_it_ended, start_rank
 from everscene_engine.training.balanced_sequence import balanced_part, sum_gradients, summed
 from everscene_engine.training.chunk_attention import ChunkAttention
 from everscene_engine.training.flow_step import Part, Step
@@ -162,7 +152,8 @@ def train_together(size: int, share: Share, device: torch.device, train: Callabl
     threads = max(1, torch.get_num_threads() // size)
     torch.set_num_threads(threads)  # the same on all ranks, lest sums differ
     store, leaving = serve_store(), threading.Event()
-    started = [_started(Place(rank, size, store.port, cuda, threads), share, train) for rank in range(1, size)]
+    places = [Place(rank, size, store.port, cuda, threads) for rank in range(1, size)]
+    started = [start_rank(place, _follow, share, train) for place in places]
     pipes, processes = [pipe for pipe, _ in started], [process for _, process in started]
     watch = threading.Thread(target=_watch, args=(processes, leaving), name="everscene-team", daemon=True)
     watch.start()
@@ -188,22 +179,9 @@ def _team(share: Share, link: Link, pipes: Sequence[Connection]) -> Team:
     return ClipTeam(link, pipes) if share == "clips" else SequenceTeam(link, pipes)
 
 
-def _started(place: Place, share: Share, train: Callable[[Team], None]) -> tuple[Connection, BaseProcess]:
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    name = f"everscene-rank-{place.rank}"
-    process = spawn.Process(target=_follow, args=(place, theirs, share, train), name=name, daemon=True)
-    with own_gpu_first(place) if place.cuda else contextlib.nullcontext():
-        process.start()
-    theirs.close()
-    return ours, process
-
-
 def _follow(place: Place, pipe: Connection, share: Share, train: Callable[[Team], None]) -> None:
     """Another rank's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0
-    threading.Thread(target=end_with_parent, name="everscene-parent", daemon=True).start()
-    torch.set_num_threads(place.threads)
+    begin_rank(place)
     train(_team(share, GroupLink(join_store(place.port), place.rank, place.size, place.cuda), [pipe]))
     if place.cuda:
         torch.cuda.synchronize()
