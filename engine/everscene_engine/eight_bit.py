@@ -19,9 +19,8 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.kv_cache import CachedAttention, KVCache
 from everscene_engine.rope import Rotation
 from everscene_kernels import attention_cudnn, attention_triton, fused_triton
-from everscene_kernels.fp8 import FP8Rows
+from everscene_kernels.fp8 import FP8Rows, e4m3
 from everscene_kernels.fused_triton import EightBit
-from everscene_kernels.nvfp4 import E4M3_MAX
 
 KINDS = ("cudnn", "triton")
 _SPREAD = 8.0
@@ -99,9 +98,9 @@ class EightBitCache:
         """Put a forward's keys and values of a layer, made elsewhere, into their places in E4M3; so the queries come
         back. All [R, H, E]."""
         to = self.place(layer, attention)
-        to.k.copy_(_e4m3(k))
-        to.v.copy_(_e4m3(v.float() * self._factors[layer]))
-        return _e4m3(q)
+        to.k.copy_(e4m3(k))
+        to.v.copy_(e4m3(v.float() * self._factors[layer]))
+        return e4m3(q)
 
     def attend(self, layer: int, q: Tensor, attention: CachedAttention) -> Tensor | FP8Rows:
         """Queries [R, H, E] in E4M3 over the whole cache: rows [R, H·E] in bfloat16, or in FP8 where they come so."""
@@ -120,12 +119,8 @@ class EightBitCache:
         size = self._cache.slot_tokens
         part = slice(slot * size, (slot + 1) * size)
         for layer, factor in enumerate(self._factors):
-            self._keys[layer][part] = _e4m3(self._cache.keys[layer][0, part])
-            self._values[layer][part] = _e4m3(self._cache.values[layer][0, part].float() * factor)
+            self._keys[layer][part] = e4m3(self._cache.keys[layer][0, part])
+            self._values[layer][part] = e4m3(self._cache.values[layer][0, part].float() * factor)
             if self._columns:
                 columns = self._columns[layer].view(torch.uint8)
                 columns[..., part] = self._values[layer].view(torch.uint8)[part].permute(1, 2, 0)
-
-
-def _e4m3(x: Tensor) -> Tensor:
-    return x.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)

@@ -59,9 +59,14 @@ def quantize_rows(x: Tensor) -> FP8Rows:
     return FP8Rows(scaled(held, 1.0 / scales), scales)
 
 
+def e4m3(x: Tensor) -> Tensor:
+    """In E4M3, ties to even; what is larger than its largest number becomes that."""
+    return x.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
 def scaled(wide: Tensor, inverses: Tensor) -> Tensor:
     """float32 [R, C] in E4M3, given 1 / the rows' scales [R, 1]: the rest of quantising by rows."""
-    return (wide * inverses).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return e4m3(wide * inverses)
 
 
 def linear_fp8_reference(x: Tensor, weight: FP8Rows, bias: Tensor | None = None) -> Tensor:

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everscene_kernels.fp8 import FP8Rows, quantize_rows
-from everscene_kernels.nvfp4 import E4M3_MAX
+from everscene_kernels.fp8 import FP8Rows, e4m3, quantize_rows
 
 
 class Modulation(NamedTuple):
@@ -72,7 +71,7 @@ def turn_keys(made: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     made: [B, tokens, H, E]. cos, sin: [1, E/2] float32, the same for each token.
     """
     keys = turn_pairs(made, cos, sin)
-    return keys, keys.float().clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return keys, e4m3(keys)
 
 
 def rms_turned(x: Tensor, weight: Tensor, cos: Tensor | None, sin: Tensor | None, heads: int, eps: float) -> Tensor:

@@ -20,8 +20,9 @@ pytest.importorskip("triton", reason="triton is not installed: pip install evers
 
 import triton
 
-from everscene_engine.eight_bit import EightBitCache, _e4m3
+from everscene_engine.eight_bit import EightBitCache
 from everscene_engine.fast_transformer import accelerated
+from everscene_kernels.fp8 import e4m3
 
 DEVICE = torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
 LAYERS, SLOTS, FRAMES, FRAME_TOKENS, HEADS, WIDTH = 2, 3, 2, 3, 1, 8
@@ -83,8 +84,8 @@ def assert_converted(cache: KVCache, eight: EightBitCache, own: Resident) -> Non
             part = slice(slot * TOKENS, (slot + 1) * TOKENS)
             if slot != own.slot:
                 keys, values = cache.keys[layer][0, part], cache.values[layer][0, part].float() * scale
-                assert same(eight._keys[layer][part], _e4m3(keys)), "keys"
-                assert same(eight._values[layer][part], _e4m3(values)), "values"
+                assert same(eight._keys[layer][part], e4m3(keys)), "keys"
+                assert same(eight._values[layer][part], e4m3(values)), "values"
 
 
 def same(a: Tensor, b: Tensor) -> bool:

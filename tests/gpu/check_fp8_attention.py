@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 from everscene_engine.attention import attend
-from everscene_engine.eight_bit import _e4m3, value_scale
+from everscene_engine.eight_bit import value_scale
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.pocket import load_pocket
 from everscene_engine.stream import LatentStream
 from everscene_kernels.attention_cudnn import PROBABILITY_SCALE
+from everscene_kernels.fp8 import e4m3
 
 KINDS = ("bf16 output", "E4M3 output")
 
 
 def rounded(x: Tensor, factor: float = 1.0) -> Tensor:
-    return _e4m3(x.float() * factor).float() / factor
+    return e4m3(x.float() * factor).float() / factor
 
 
 def in_fp8(q: Tensor, k: Tensor, v: Tensor, factor: float, kind: str) -> Tensor:
