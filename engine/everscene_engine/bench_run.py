@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everscene_engine.bench_machine import since_start
 from everscene_engine.context_parallel import Ranks
-from everscene_engine.decoder import DecoderElsewhere, StreamingDecoder, frames_to_rgba8
+from everscene_engine.decoder import decoder_for, frames_to_rgba8
 from everscene_engine.frame_output import DecodingStreams
 from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.models.presets import Preset, preset
@@ -67,11 +67,8 @@ class World:
         self.stream.steer(text)
         place = self.stream_weight.device
         self._decoder_place = decoder_place = device_of_decoder(options.decoder_device, place)
-        self.decoder: StreamingDecoder | None = random_decoder(
-            options.decoder, chosen, decoder_place, self.dtype, options.together
-        )
-        if self.decoder is not None and decoder_place != place:
-            self.decoder = DecoderElsewhere(self.decoder, decoder_place)
+        decoder = random_decoder(options.decoder, chosen, decoder_place, self.dtype, options.together)
+        self.decoder = None if decoder is None else decoder_for(place, decoder, decoder_place)
         self.frames_a_chunk = self.config.chunk_frames * self.config.frames_per_latent
         self._beside = DecodingStreams(decoder_place, place) if self.device.type == "cuda" else None
         self._host: list[Tensor] = []

@@ -127,6 +127,11 @@ class DecoderElsewhere:
         self._decoder.restore(DecoderState(state.latent_frames, tensors))
 
 
+def decoder_for(latents: torch.device, decoder: StreamingDecoder, device: torch.device) -> StreamingDecoder:
+    """A decoder whose weights are on `device`, for latents that are made on another device or on the same."""
+    return decoder if device == latents else DecoderElsewhere(decoder, device)
+
+
 def frames_to_rgba8(frames: Tensor) -> Tensor:
     """Frames in −1..1 to the pixels of the frame ring, on the device where they are.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from everscene_engine.blend import rows_of
 from everscene_engine.conditioning import Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
-from everscene_engine.decoder import DecoderElsewhere, DecoderState, StreamingDecoder, frames_to_rgba8
+from everscene_engine.decoder import DecoderState, StreamingDecoder, decoder_for, frames_to_rgba8
 from everscene_engine.errors import ConfigError
 from everscene_engine.frame_output import frame_output
 from everscene_engine.latent_chunk import LatentChunk
@@ -79,7 +79,7 @@ class LiveEngine:
         self._transformer = transformer
         self._image_encoder = image_encoder
         self._text = text
-        self._decoder = decoder if decoder_device in (None, place) else DecoderElsewhere(decoder, decoder_device)
+        self._decoder = decoder_for(place, decoder, decoder_device or place)
         self._stream = (
             LatentStream(transformer, config, seed, steps=steps, kv=kv)
             if others is None

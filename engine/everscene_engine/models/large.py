@@ -52,10 +52,9 @@ def load_large(
     """Load a preset from the folder that `convert` wrote.
 
     decoder: vae, lightvae, lightvae2 or tiny; decoder_device: where it is, None for `device`. text_device: of the text
-    encoder, None for `device`; its weights are read
-    when the first prompt comes whose embedding is not kept on disk. linears: nvfp4 or fp8 to hold those of the blocks
-    so, as `everscene quantize` wrote them, or quantised here. Raises ConfigError for steps or a decoder that
-    there are none for, CheckpointError naming file and tensor.
+    encoder, None for `device`; its weights are read when the first prompt comes whose embedding is not kept on disk.
+    linears: nvfp4 or fp8 to hold those of the blocks so, as `everscene quantize` wrote them, or quantised here. Raises
+    ConfigError for steps or a decoder that there are none for, CheckpointError naming file and tensor.
     """
     if decoder not in DECODERS:
         raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
