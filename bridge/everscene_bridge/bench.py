@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import sleep
 from typing import Any
 
-from everscene_bridge.bench_server import RECEIPT_S, wait_until_warm
+from everscene_bridge.bench_server import wait_until_warm
 from everscene_bridge.client import Client
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.messages import Stats
@@ -25,6 +25,7 @@ from everscene_engine.port import EngineInfo, EnginePort
 
 BOUND = 1.25
 LONGEST_GAP_CHUNKS = 2.0
+RECEIPT_S = 120.0
 WARM_EVENTS = 3
 """Sent and not counted: kernels are compiled and graphs captured when the first recaches need them."""
 

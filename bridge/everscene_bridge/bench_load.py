@@ -19,7 +19,7 @@ import msgpack
 import zmq
 
 from everscene_bridge import protocol
-from everscene_bridge.bench_server import RECEIPT_S, START_S
+from everscene_bridge.bench_server import START_S
 from everscene_bridge.client import Client
 from everscene_bridge.errors import ClientError, SettingsError
 from everscene_bridge.scene import Scene
@@ -32,6 +32,7 @@ WARM_FRAMES = 32
 SAMPLES = 12
 """So often is the memory looked at. Growth is from the middle of the hail to its end: before, automatic snapshots and
 the conditionings that an engine remembers (64 of 0.4 MB for `pocket`, one for each new prompt) take what they need."""
+RECEIPT_S = 60.0
 LONGEST_GAP_MS = 1000.0
 MEMORY_GROWTH = 0.05
 RATE_REACHED = 0.95

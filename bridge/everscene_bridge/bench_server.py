@@ -5,7 +5,6 @@ from everscene_bridge.client import Client
 WARM_CHUNKS = 4
 START_S = 600.0
 """A large model compiles and captures before its first frame."""
-RECEIPT_S = 120.0
 
 
 def wait_until_warm(world: Client) -> None:
