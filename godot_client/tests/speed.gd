@@ -3,12 +3,14 @@ extends SceneTree
 ## res://tests/speed.gd -- endpoint=… seconds=60 folder=DIR playback=in_order
 ##
 ## One EversceneTexture on a full-window TextureRect. Writes speed.json: the time of the stream's
-## _process in each frame of the game, and which frames were shown or not.
+## _process in each frame of the game, the same without the time in which the main thread waited for
+## a core, and which frames were shown or not.
 
 const WARM_UP_S := 2.0
 
 var _options := {}
 var _costs := PackedInt32Array()
+var _own_costs := PackedInt32Array()
 var _upload_costs := PackedInt32Array()
 var _numbers := PackedInt64Array()
 var _game_frames := 0
@@ -30,7 +32,11 @@ func _run() -> void:
 	picture.set_anchors_preset(Control.PRESET_FULL_RECT)
 	picture.expand_mode = TextureRect.EXPAND_IGNORE_SIZE
 	root.add_child(picture)
+	var before_stream := Clock.new()
+	root.add_child(before_stream)
 	root.add_child(stream)
+	var after_stream := Clock.new()
+	root.add_child(after_stream)
 	var last := [0]
 	stream.frame_received.connect(
 		func(_texture: EversceneTexture, frame: EversceneFrame) -> void: last[0] = frame.number
@@ -45,6 +51,7 @@ func _run() -> void:
 		await process_frame
 		_game_frames += 1
 		_costs.append(stream.cost_usec)
+		_own_costs.append(after_stream.ran_usec - before_stream.ran_usec)
 		if last[0] != shown:
 			shown = last[0]
 			_numbers.append(shown)
@@ -60,6 +67,7 @@ func _run() -> void:
 		"missed": after["missed"] - before["missed"],
 		"skipped": after["skipped"] - before["skipped"],
 		"cost_usec": _distribution(_costs),
+		"own_cost_usec": _distribution(_own_costs),
 		"cost_with_a_frame_usec": _distribution(_upload_costs),
 		"size": [picture.texture.get_width(), picture.texture.get_height()],
 		"driver": RenderingServer.get_video_adapter_name(),
@@ -81,3 +89,17 @@ static func _distribution(values: PackedInt32Array) -> Dictionary:
 		"p95": sorted[sorted.size() * 95 / 100],
 		"max": sorted[-1],
 	}
+
+
+## Reads, in its _process, how long the main thread has been busy: the time less what it stood in
+## line for a core behind other threads, such as a software renderer's. Linux tells that.
+class Clock:
+	extends Node
+	var ran_usec := 0
+
+	func _process(_delta: float) -> void:
+		var waited_ns := 0
+		var file := FileAccess.open("/proc/self/schedstat", FileAccess.READ)
+		if file != null:
+			waited_ns = int(file.get_line().get_slice(" ", 1))
+		ran_usec = Time.get_ticks_usec() - waited_ns / 1000

@@ -1,7 +1,8 @@
 """What a stream of 1280×720 at 60 frames a second takes of the game's main thread.
 
-`GODOT_SPEED_SECONDS` (60) is how long is measured. The window is 640×360, so that a software renderer's own work does
-not hide what is measured; the texture and its upload are full size.
+`GODOT_SPEED_SECONDS` (60) is how long is measured. The window is 320×180, so that a software renderer's own work does
+not hide what is measured; the texture and its upload are full size. For the same reason the time in which the main
+thread stood in line for a core behind such a renderer's threads is left out (`own_cost_usec`); both are printed.
 """
 
 import json
@@ -35,7 +36,7 @@ def measure(screen: list[str], project: Path, folder: Path, driver: str) -> dict
     assert peer.stdin is not None and peer.stdout is not None
     try:
         endpoint = json.loads(peer.stdout.readline())["endpoint"]
-        command = [*screen, "--path", str(project), *DRIVERS[driver], "--resolution", "640x360"]
+        command = [*screen, "--path", str(project), *DRIVERS[driver], "--resolution", "320x180"]
         command += ["--script", "res://tests/speed.gd", "--", f"endpoint={endpoint}", f"seconds={SECONDS}"]
         command += [f"folder={folder}", "playback=in_order", "max_fps=90"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 120)
@@ -48,13 +49,13 @@ def measure(screen: list[str], project: Path, folder: Path, driver: str) -> dict
 
 
 def busy_seconds() -> float | None:
-    """Processor seconds that the whole machine has worked; None where the system does not say."""
+    """Processor seconds that the whole machine worked or its host took from it; None where the system does not say."""
     try:
         first = Path("/proc/stat").read_text().splitlines()[0]
     except FileNotFoundError:
         return None
-    user, nice, system, _idle, _iowait, irq, softirq = (int(word) for word in first.split()[1:8])
-    return float(user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(word) for word in first.split()[1:9])
+    return float(user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def own_seconds() -> float:
@@ -77,11 +78,12 @@ def test_720p_at_60_takes_under_2_ms_and_misses_no_frame(
         assert result["size"] == [1280, 720]
         frames = result["last"] - result["first"] + 1
         lost = result["missed"] + result["torn"] + result["skipped"]
-        is_good = lost == 0 and result["shown"] == frames and result["cost_usec"]["p95"] < P95_LIMIT_USEC
+        p95 = result["own_cost_usec"]["p95"]
+        is_good = lost == 0 and result["shown"] == frames and p95 < P95_LIMIT_USEC
         if is_good:
             assert frames >= SECONDS * 59, "the stream itself was slower than 60 frames a second"
             return
-        words = f"p95 {result['cost_usec']['p95']} µs, {lost} of {frames} frames lost"
+        words = f"p95 {p95} µs, {lost} of {frames} frames lost"
         tried.append(f"{words}, while other programs took {others:.1f} cores")
         if others < OTHERS_LIMIT:
             pytest.fail("; ".join(tried))
