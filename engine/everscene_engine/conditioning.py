@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+REMEMBERED_BYTES = 2**30
+"""Of the conditionings of earlier prompts that a live engine keeps on its device, the current one besides."""
+
 
 @dataclass(frozen=True)
 class TextEmbedding:
