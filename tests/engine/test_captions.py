@@ -18,9 +18,9 @@ from everscene_engine.training.world.names import (
     INTENSITIES,
     MOMENTS,
     SETTINGS,
-    SUBJECT_COLOURS,
     SUBJECTS,
     TIMES,
+    TRAINED_COLOURS,
     WEATHERS,
     Attributes,
 )
@@ -33,7 +33,7 @@ def random_attributes(rng: random.Random) -> Attributes:
         rng.choice(WEATHERS),
         rng.choice(INTENSITIES),
         rng.choice(SUBJECTS),
-        rng.choice(SUBJECT_COLOURS),
+        rng.choice(TRAINED_COLOURS),
         rng.choice((None, *MOMENTS)),
     )
 

@@ -1,6 +1,7 @@
 """Combinations that training leaves out: no drawn clip and no story shows them, unless they are asked for."""
 
 import random
+from itertools import product
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from everscene_engine.training.world.names import (
     SUBJECT_COLOURS,
     SUBJECTS,
     TIMES,
+    TRAINED_COLOURS,
     WEATHERS,
     Attributes,
 )
 from everscene_engine.training.world.scene import Clip, change, random_attributes, sample_clips
-from tests.judges.plays import held_out_switches, series, switches
+from tests.judges.plays import held_out_switches, moments, series, steady, switches
 
 
 def scenes(clip: Clip) -> set[tuple[str, str, str]]:
@@ -29,7 +31,7 @@ def scenes(clip: Clip) -> set[tuple[str, str, str]]:
 def subjects(clip: Clip) -> set[tuple[str, str]]:
     """Every subject with its colour."""
     rows = torch.stack([clip.attributes.subject, clip.attributes.colour], -1).flatten(0, 1)
-    return {(SUBJECTS[s], SUBJECT_COLOURS[c]) for s, c in rows.tolist()}
+    return {(SUBJECTS[s], TRAINED_COLOURS[c]) for s, c in rows.tolist()}
 
 
 def test_drawn_clips_show_none_of_them_and_all_the_others() -> None:
@@ -38,6 +40,20 @@ def test_drawn_clips_show_none_of_them_and_all_the_others() -> None:
     assert not subjects(clip) & set(HELD_OUT_SUBJECTS)
     assert len(scenes(clip)) == 100 - len(HELD_OUT_SCENES)
     assert len(subjects(clip)) == 15 - len(HELD_OUT_SUBJECTS)
+
+
+def test_clips_for_training_show_every_other_pair_of_a_subject_and_a_trained_colour() -> None:
+    clip = sample_clips(900, 2, 2, torch.Generator().manual_seed(0), colours=TRAINED_COLOURS)
+    assert subjects(clip) == set(product(SUBJECTS, TRAINED_COLOURS)) - set(HELD_OUT_SUBJECTS)
+
+
+def test_stories_have_subjects_of_every_trained_colour() -> None:
+    assert {Story(random.Random(seed)).attributes.colour for seed in range(200)} == set(TRAINED_COLOURS)
+
+
+def test_plays_ask_only_for_colours_that_the_judges_name() -> None:
+    plays = [*switches(0), *moments(0, 16), *series(0, 16, 4, True), *steady(0, 40), *held_out_switches(0, 18)]
+    assert {play.at(0).colour for play in plays} == set(SUBJECT_COLOURS)
 
 
 def test_drawn_clips_show_them_when_asked_to() -> None:

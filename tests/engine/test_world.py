@@ -9,7 +9,15 @@ from torch import Tensor
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.captions import parse_attributes
 from everscene_engine.training.world.contact_sheet import sheet
-from everscene_engine.training.world.names import MOMENTS, SETTINGS, SUBJECTS, TIMES, WEATHERS, Attributes
+from everscene_engine.training.world.names import (
+    MOMENTS,
+    SETTINGS,
+    SUBJECTS,
+    TIMES,
+    TRAINED_COLOURS,
+    WEATHERS,
+    Attributes,
+)
 from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import FADE_FRAMES, Clip, Tracks, make_clip, sample_clips
 from everscene_engine.training.world.subject import _foot, walk_of
@@ -120,6 +128,14 @@ def test_settings_and_subjects_look_different() -> None:
     for number, first in enumerate(pictures):
         for second in pictures[:number]:
             assert (first - second).abs().mean() > 0.004
+
+
+def test_subjects_of_different_colours_look_different() -> None:
+    """Where they differ most by at least an eighth of the range: a judge of 8 × 8 cells sees that."""
+    pictures = [still(Attributes(subject="fox", colour=colour)) for colour in TRAINED_COLOURS]
+    for number, first in enumerate(pictures):
+        for second in pictures[:number]:
+            assert (first - second).abs().amax() > 0.125
 
 
 def test_subject_stays_in_the_picture_and_never_walks_backwards() -> None:

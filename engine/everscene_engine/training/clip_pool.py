@@ -16,6 +16,7 @@ from everscene_engine.autoencoder import Autoencoder
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.text import PocketTextEncoder
 from everscene_engine.training.loop import MadeAhead
+from everscene_engine.training.world.names import TRAINED_COLOURS
 from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import FRAMES_PER_SECOND, Clip, sample_clips
 
@@ -139,6 +140,7 @@ class ClipPool:
             generator=self._making,
             device=self._device,
             frames_per_chunk=frames_per_chunk,
+            colours=TRAINED_COLOURS,
         )
         seconds = (clip.times[:, frames_per_chunk] - clip.times[:, frames_per_chunk - 1]).cpu()
         gap = (seconds * FRAMES_PER_SECOND / FRAMES_PER_LATENT).round().long().clamp(min=0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.captions import prompt_for
-from everscene_engine.training.world.names import MOMENTS, Attributes
+from everscene_engine.training.world.names import MOMENTS, TRAINED_COLOURS, Attributes
 from everscene_engine.training.world.scene import change, random_attributes
 
 
@@ -14,7 +14,7 @@ class Story:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._attributes = random_attributes(rng)
+        self._attributes = random_attributes(rng, colours=TRAINED_COLOURS)
         self._wording = rng.getrandbits(62)
         self._opening = ""
 
@@ -47,6 +47,8 @@ class Story:
     def cut(self) -> None:
         """A new shot of other attributes with the same subject."""
         before = self._attributes
-        self._attributes = replace(random_attributes(self._rng), subject=before.subject, colour=before.colour)
+        self._attributes = replace(
+            random_attributes(self._rng, colours=TRAINED_COLOURS), subject=before.subject, colour=before.colour
+        )
         self._wording = self._rng.getrandbits(62)
         self._opening = CUT_PREFIX

@@ -55,6 +55,12 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "yellow": ("yellow", "golden", "amber"),
         "green": ("green", "emerald"),
         "white": ("white", "pale", "ivory"),
+        "orange": ("orange", "tangerine"),
+        "purple": ("purple", "violet"),
+        "pink": ("pink", "rose"),
+        "teal": ("teal", "turquoise"),
+        "brown": ("brown", "chestnut"),
+        "grey": ("grey", "gray", "silver"),
     },
 }
 

@@ -8,6 +8,9 @@ WEATHERS = ("clear", "rain", "storm", "snow", "fog")
 MOMENTS = ("lightning", "fireworks", "meteor", "birds")
 SUBJECTS = ("fox", "robot", "balloon")
 SUBJECT_COLOURS = ("red", "blue", "yellow", "green", "white")
+TRAINED_COLOURS = (*SUBJECT_COLOURS, "orange", "purple", "pink", "teal", "brown", "grey")
+"""What training paints subjects in. With few colours, each worn by two kinds only, a model learns pairs by heart; the
+more there are, the more it must learn that any kind can have any colour. Questions ask for SUBJECT_COLOURS alone."""
 INTENSITIES = ("light", "normal", "heavy")
 INTENSITY_LEVELS = (0.2, 0.5, 0.9)
 
@@ -21,7 +24,7 @@ HELD_OUT_SCENES = (  # setting, time, weather: 6 of the 100
     ("city", "day", "snow"),
     ("harbour", "dawn", "storm"),
 )
-HELD_OUT_SUBJECTS = (("fox", "blue"), ("robot", "yellow"), ("balloon", "green"))  # subject, colour: 3 of the 15
+HELD_OUT_SUBJECTS = (("fox", "blue"), ("robot", "yellow"), ("balloon", "green"))  # subject, colour: 3 of the 33
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Attributes:
             "weather": WEATHERS,
             "intensity": INTENSITIES,
             "subject": SUBJECTS,
-            "colour": SUBJECT_COLOURS,
+            "colour": TRAINED_COLOURS,
             "moment": (None, *MOMENTS),
         }
         for field, names in allowed.items():

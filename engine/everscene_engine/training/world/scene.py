@@ -24,6 +24,7 @@ from everscene_engine.training.world.names import (
     SUBJECT_COLOURS,
     SUBJECTS,
     TIMES,
+    TRAINED_COLOURS,
     WEATHERS,
     Attributes,
 )
@@ -47,7 +48,7 @@ class World:
     seed: Tensor  # int64 [B], 0 to 2^31: land, clouds, phases
     camera_speed: Tensor  # float32 [B], pixels a second at the nearest layer: 6 to 30, either sign
     subject_kind: Tensor  # int64 [B], index in SUBJECTS
-    subject_colour: Tensor  # int64 [B], index in SUBJECT_COLOURS
+    subject_colour: Tensor  # int64 [B], index in TRAINED_COLOURS, which begins with SUBJECT_COLOURS
 
     def take(self, rows: slice | Tensor) -> "World":
         """Some of the clips."""
@@ -146,14 +147,17 @@ def sample_clips(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     held_out: bool = False,
+    colours: Sequence[str] = SUBJECT_COLOURS,
 ) -> Clip:
     """Draw clips for training. generator: a CPU generator (None: torch's own). held_out: combinations that `names`
-    holds out may be among them. Raises ValueError if chunks < 2."""
+    holds out may be among them. colours: of the subjects. Raises ValueError if chunks < 2."""
     if chunks < 2:
         raise ValueError(f"chunks is {chunks}; a clip needs the sink and at least one chunk more")
     start = int(torch.randint(0, 2**62, (), generator=generator))
     return _assemble(
-        [_sample(random.Random(start + row), chunks, held_out) for row in range(batch)], frames_per_chunk, device
+        [_sample(random.Random(start + row), chunks, held_out, colours) for row in range(batch)],
+        frames_per_chunk,
+        device,
     )
 
 
@@ -197,8 +201,10 @@ def make_clip(
     return _assemble([script], frames_per_chunk, device)
 
 
-def random_attributes(rng: random.Random, held_out: bool = False) -> Attributes:
-    """Any world, drawn evenly; held_out: of those too that `names` holds out."""
+def random_attributes(
+    rng: random.Random, held_out: bool = False, colours: Sequence[str] = SUBJECT_COLOURS
+) -> Attributes:
+    """Any world with a subject of one of the colours, drawn evenly; held_out: of those too that `names` holds out."""
     while True:
         drawn = Attributes(
             setting=rng.choice(SETTINGS),
@@ -206,7 +212,7 @@ def random_attributes(rng: random.Random, held_out: bool = False) -> Attributes:
             weather=rng.choice(WEATHERS),
             intensity=rng.choice(INTENSITIES),
             subject=rng.choice(SUBJECTS),
-            colour=rng.choice(SUBJECT_COLOURS),
+            colour=rng.choice(colours),
         )
         if held_out or not (drawn.scene_held_out or drawn.subject_held_out):
             return drawn
@@ -224,8 +230,8 @@ def change(rng: random.Random, before: Attributes, held_out: bool = False) -> At
     return replace(after, intensity=rng.choice(INTENSITIES)) if field == "weather" else after
 
 
-def _sample(rng: random.Random, chunks: int, held_out: bool) -> _Script:
-    first = random_attributes(rng, held_out)
+def _sample(rng: random.Random, chunks: int, held_out: bool, colours: Sequence[str]) -> _Script:
+    first = random_attributes(rng, held_out, colours)
     gap = 0.0 if rng.random() < 0.3 else 0.5 * (600 / 0.5) ** rng.random()
     second = _later(rng, first, held_out) if gap else first
     # Chunks that may begin with a change; chunk 1 only where no time was left out before it.
@@ -286,7 +292,7 @@ def _assemble(scripts: Sequence[_Script], frames_per_chunk: int, device: torch.d
     force, subject, colour = (
         table("intensity", INTENSITIES),
         table("subject", SUBJECTS),
-        table("colour", SUBJECT_COLOURS),
+        table("colour", TRAINED_COLOURS),
     )
     moment = torch.tensor([[MOMENTS.index(a.moment) if a.moment else -1 for a in s.attributes] for s in scripts])
     cut = torch.tensor([[int(chunk in s.cuts) for chunk in range(chunks)] for s in scripts])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from everscene_engine.training.world.canvas import Canvas, Frames, box, circle, ellipse, limb, smooth
 from everscene_engine.training.world.light import Colour, pigment
+from everscene_engine.training.world.names import TRAINED_COLOURS
 from everscene_engine.training.world.noise import uniform
 from everscene_engine.training.world.scene import World
 
@@ -23,7 +24,14 @@ COLOURS: tuple[Colour, ...] = (
     (1.00, 0.80, 0.14),
     (0.22, 0.72, 0.34),
     (0.97, 0.97, 0.98),
+    (1.00, 0.52, 0.10),
+    (0.58, 0.30, 0.85),
+    (0.98, 0.50, 0.72),
+    (0.10, 0.72, 0.74),
+    (0.50, 0.32, 0.18),
+    (0.55, 0.57, 0.60),
 )
+assert len(COLOURS) == len(TRAINED_COLOURS)
 _WANDER = 46.0  # pixels to either side of the middle: 32 % to 68 % of the width
 _STRIDE = 24.0  # pixels of ground for a whole cycle of the legs
 _PATCH = 36.0  # half the width, in pixels, of the part of the picture that is painted
