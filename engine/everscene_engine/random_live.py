@@ -32,7 +32,7 @@ class RandomText:
         self._dtype = dtype
         self._padded_to = _PADDED_TO if width == WAN_TEXT_DIM else 0
 
-    def check(self, prompt: str) -> None:
+    def check(self, prompt: str, reserve: str = "") -> None:
         """There is nothing that it cannot take."""
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:

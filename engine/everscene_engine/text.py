@@ -21,11 +21,22 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 
 
 class TextEncoder(Protocol):
-    """Turns prompts into embeddings; `check` refuses what it cannot take, quickly and from any thread."""
+    """Turns prompts into embeddings; `check` refuses what it cannot take, quickly and from any thread.
 
-    def check(self, prompt: str) -> None: ...
+    reserve: words that may be put before the prompt later, as those that announce a cut: a prompt that leaves no room
+    for them is refused.
+    """
+
+    def check(self, prompt: str, reserve: str = "") -> None: ...
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding: ...
+
+
+def check_length(length: int, limit: int, unit: str, reserve: str = "") -> None:
+    """Raise PromptRejected for a prompt of more than `limit` words or tokens, which is what fits beside `reserve`."""
+    if length > limit:
+        why = f", so that '{reserve.strip()}' fits before it" if reserve else ""
+        raise PromptRejected(f"the prompt has {length} {unit}; the rule is at most {limit}{why}")
 
 
 def words_of(prompt: str) -> list[str]:
@@ -60,13 +71,12 @@ class PocketTextEncoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(config.width)
 
-    def check(self, prompt: str) -> None:
-        """Raise PromptRejected for an empty prompt, unknown words or too many of them."""
+    def check(self, prompt: str, reserve: str = "") -> None:
+        """Raise PromptRejected for an empty prompt, unknown words, or too many of them beside those of `reserve`."""
         words = words_of(prompt)
         if not words:
             raise PromptRejected("the prompt has no words")
-        if len(words) > self.config.max_words:
-            raise PromptRejected(f"the prompt has {len(words)} words; the rule is at most {self.config.max_words}")
+        check_length(len(words), self.config.max_words - len(words_of(reserve)), "words", reserve)
         unknown = list(dict.fromkeys(word for word in words if word not in self._ids))
         if unknown:
             raise PromptRejected("; ".join(self._unknown(word) for word in unknown))

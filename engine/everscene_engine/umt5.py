@@ -24,6 +24,7 @@ from torch import Tensor
 
 from everscene_engine.conditioning import TextEmbedding
 from everscene_engine.errors import CheckpointError, PromptRejected
+from everscene_engine.text import check_length
 
 MAX_TOKENS = 512
 REMEMBERED = 256
@@ -123,14 +124,15 @@ class UMT5TextEncoder:
         """Whether the network is in memory."""
         return self._network is not None
 
-    def check(self, prompt: str) -> None:
-        """Raise PromptRejected for an empty prompt, and for one of more tokens than the model was trained to see."""
+    def check(self, prompt: str, reserve: str = "") -> None:
+        """Raise PromptRejected for an empty prompt, and for one that has, with `reserve` before it, more tokens than
+        the model was trained to see."""
         cleaned = clean(prompt)
         if not cleaned:
             raise PromptRejected("the prompt has no words")
-        count = len(self._ids(cleaned))
-        if count > self._padded_to:
-            raise PromptRejected(f"the prompt has {count} tokens; the rule is at most {self._padded_to}")
+        length = len(self._ids(cleaned))
+        before = len(self._ids(clean(reserve + prompt))) - length if reserve else 0
+        check_length(length, self._padded_to - before, "tokens", reserve)
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """Embeddings [P, L, D] of some prompts on the CPU, in the network's dtype. Raises PromptRejected."""

@@ -37,6 +37,12 @@ def test_a_prompt_too_long_names_its_length_and_the_rule() -> None:
         encoder().check("a a a a a a a")
 
 
+def test_a_prompt_leaves_room_for_the_words_that_may_come_before_it() -> None:
+    encoder().check("a a a a", reserve="The scene. ")
+    with pytest.raises(PromptRejected, match=r"has 5 words; the rule is at most 4, so that 'The scene\.' fits before"):
+        encoder().check("a a a a a", reserve="The scene. ")
+
+
 def test_the_embedding_of_a_prompt_does_not_depend_on_its_neighbours() -> None:
     model = encoder()
     alone = model.encode(["red fox"])

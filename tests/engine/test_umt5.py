@@ -92,6 +92,14 @@ def test_the_longest_prompt_is_taken(network: Any, tokenizer: Any) -> None:
     encoder(network, tokenizer).check("fox " * 511)
 
 
+def test_a_prompt_leaves_room_for_the_words_that_may_come_before_it(network: Any, tokenizer: Any) -> None:
+    text = encoder(network, tokenizer, padded_to=8)
+    text.check("fox fox fox", reserve="a red fox ")
+    text.check("fox " * 7)
+    with pytest.raises(PromptRejected, match="has 6 tokens; the rule is at most 5, so that 'a red fox' fits before it"):
+        text.check("fox " * 5, reserve="a red fox ")
+
+
 def test_the_network_is_loaded_for_the_first_new_prompt_and_never_for_a_kept_one(
     network: Any, tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -125,5 +125,6 @@ def encode_ahead(folder: Path, prompts: Sequence[str], device: str | None = None
     text = load_text(folder, place, best_dtype(place))
     before = len(list((folder / EMBEDDINGS).glob("*.safetensors")))
     for prompt in prompts:
+        text.check(prompt, CUT_PREFIX if cut else "")
         text.encode([prompt, CUT_PREFIX + prompt] if cut else [prompt])
     return len(list((folder / EMBEDDINGS).glob("*.safetensors"))) - before
