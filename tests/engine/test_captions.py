@@ -59,14 +59,29 @@ def test_varied_prompts_never_say_anything_else() -> None:
         left_out = set(full) - set(read)
         assert read == {name: full[name] for name in read}, prompt
         assert left_out <= {"subject", "colour"} | ({"weather"} if attributes.weather == "clear" else set()), prompt
+        assert "subject" in read or "colour" not in read, prompt
 
 
 def test_subject_is_always_named_when_it_may_not_be_left_out() -> None:
     rng = random.Random(6)
     for _ in range(300):
         attributes = random_attributes(rng)
-        read = parse_attributes(prompt_for(attributes, rng, subject="always"))
+        assert parse_attributes(prompt_for(attributes, rng, subject="always"))["subject"] == attributes.subject
+
+
+def test_a_whole_subject_is_named_with_its_colour() -> None:
+    rng = random.Random(6)
+    for _ in range(300):
+        attributes = random_attributes(rng)
+        read = parse_attributes(prompt_for(attributes, rng, subject="whole"))
         assert (read["subject"], read["colour"]) == (attributes.subject, attributes.colour)
+
+
+def test_a_subject_goes_without_its_colour_20_times_in_100() -> None:
+    rng = random.Random(10)
+    reads = [parse_attributes(prompt_for(Attributes(), rng, subject="always")) for _ in range(2000)]
+    missing = sum("colour" not in read for read in reads) / len(reads)
+    assert 0.164 < missing < 0.236  # four standard deviations around 0.2
 
 
 def test_subject_and_clear_weather_are_left_out_about_15_times_in_100() -> None:

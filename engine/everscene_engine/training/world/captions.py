@@ -123,13 +123,14 @@ def _mostly_first(options: tuple[str, ...], generator: random.Random | None) -> 
 def prompt_for(
     attributes: Attributes,
     generator: random.Random | None = None,
-    subject: Literal["always", "mostly", "never"] = "mostly",
+    subject: Literal["whole", "always", "mostly", "never"] = "mostly",
 ) -> str:
     """A prompt for these attributes; canonical if generator is None, else varied.
 
-    Varied prompts leave out clear weather in 15 % of cases (clear is the default), and with subject "mostly" the
-    subject in 15 % (it then means "the same as before"). Words that may be left out are chosen all the same and the
-    moment's words last, so that one generator state gives the same sentence with and without them.
+    Varied prompts leave out clear weather in 15 % of cases (clear is the default), with subject "mostly" the subject in
+    15 % (it then means "the same as before"), and its colour in 20 %, unless subject is "whole". Words that may be left
+    out are chosen all the same and the moment's words last, so that one generator state gives the same sentence with
+    and without them.
     """
     template = _pick(_TEMPLATES, generator)
     phrases = _PHRASES["weather"][attributes.weather]
@@ -143,13 +144,15 @@ def prompt_for(
     without_subject = subject == "never" or (subject == "mostly" and left_out)
     name = _mostly_first(_PHRASES["subject"][attributes.subject], generator)
     colour = _mostly_first(_PHRASES["colour"][attributes.colour], generator)
+    colourless = generator is not None and generator.random() < 0.2 and subject != "whole"
+    named = name if colourless else f"{colour} {name}"
     verb, drifts = _pick(_VERBS[attributes.subject], generator), _pick(_DRIFTS, generator)
     parts = {
         "setting": _mostly_first(_PHRASES["setting"][attributes.setting], generator),
         "time": _mostly_first(_PHRASES["time"][attributes.time], generator),
         "at": _pick(_AT[attributes.time], generator),
         "weather": "" if without_weather else weather,
-        "subject": "" if without_subject else f"{_article(colour)} {colour} {name}",
+        "subject": "" if without_subject else f"{_article(named)} {named}",
         "verb": "" if without_subject else verb,
         "drifts": "" if without_subject else drifts,
     }
