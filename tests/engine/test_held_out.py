@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from everscene_engine.training.clip_pool import other_kinds
 from everscene_engine.training.stories import Story
 from everscene_engine.training.world.names import (
     HELD_OUT_SCENES,
@@ -69,6 +70,21 @@ def test_stories_tell_of_none_of_them() -> None:
             assert not story.attributes.scene_held_out
             assert not story.attributes.subject_held_out
             story.cut() if number % 5 == 4 else story.change()
+
+
+def test_what_stands_in_the_place_of_a_subject_is_none_of_them() -> None:
+    clip = sample_clips(900, 2, 2, torch.Generator().manual_seed(0), colours=TRAINED_COLOURS)
+    colour = clip.world.subject_colour
+    swapped = other_kinds(clip.world.subject_kind, colour)
+    shown = {
+        (SUBJECTS[k], TRAINED_COLOURS[c]) for k, c in zip(swapped.tolist(), colour.tolist(), strict=True) if k >= 0
+    }
+    assert shown == set(product(SUBJECTS, TRAINED_COLOURS)) - set(HELD_OUT_SUBJECTS)
+
+
+def test_every_second_faded_clip_shows_one_of_the_other_kinds_in_turn() -> None:
+    red = torch.zeros(8, dtype=torch.long)
+    assert other_kinds(torch.full((8,), 1), red).tolist() == [-1, 2, -1, 0] * 2
 
 
 def test_a_change_never_leads_into_one() -> None:

@@ -3,8 +3,9 @@
 Rendering and encoding cost about as much as a training step, so a clip is used several times with other noise and
 other histories before it is replaced. The pool also keeps, for every clip, what its history may lean towards: the
 model's own last prediction of each latent frame, since history with the model's own errors in it is what a live
-stream's history is; or, for some clips, the same clip without its subject, since a subject that fades is the error that
-a model left to itself makes worst, and only a history in which it has faded teaches to bring it back.
+stream's history is; or, for some clips, the same clip without its subject, or with one of another kind and the same
+colour. A subject that fades or turns into another is the error that a model left to itself makes worst, and only a
+history in which that has happened teaches to follow the prompt back.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from everscene_engine.autoencoder import Autoencoder
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.text import PocketTextEncoder
 from everscene_engine.training.loop import MadeAhead
-from everscene_engine.training.world.names import TRAINED_COLOURS
+from everscene_engine.training.world.names import HELD_OUT_SUBJECTS, SUBJECTS, TRAINED_COLOURS
 from everscene_engine.training.world.render import render
 from everscene_engine.training.world.scene import FRAMES_PER_SECOND, Clip, sample_clips
 
@@ -29,9 +30,9 @@ class ClipBatch:
     """B clips of F latent frames, the first chunk the sink.
 
     index: [B] places in the pool. latents: [B, F, C, h, w] clean. own: the same as the model last predicted them, or
-    without the subject where faded, [B] on the CPU, says so. words: [B, R, L] word ids of the clip's prompts, one row
-    for each chunk of the world's own grid. prompt: [B, F] row of each latent frame, on the CPU. gap: [B] latent frames
-    between sink and rest, on the CPU. is_cut: [B, F] in the chunk that opens a new shot, on the CPU.
+    without the prompt's subject where faded, [B] on the CPU, says so. words: [B, R, L] word ids of the clip's prompts,
+    one row for each chunk of the world's own grid. prompt: [B, F] row of each latent frame, on the CPU. gap: [B] latent
+    frames between sink and rest, on the CPU. is_cut: [B, F] in the chunk that opens a new shot, on the CPU.
     """
 
     index: Tensor
@@ -47,7 +48,7 @@ class ClipBatch:
 class ClipPool:
     """`size` clips of `chunks` chunks (the sink among them), refreshed `fresh` at a time from a thread of its own.
 
-    faded: share of the clips that are kept without their subject too, 0 to 1.
+    faded: share of the clips that are kept without their prompt's subject too, 0 to 1.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ClipPool:
     @torch.no_grad()
     def remember(self, batch: ClipBatch, predicted: Tensor, where: Tensor) -> None:
         """Keep the model's own prediction [B, F, C, h, w] of a batch's latents where [B, F] says so, but for clips
-        kept without their subject."""
+        kept without their prompt's subject."""
         kept = where & ~batch.faded.to(where.device)[:, None]
         self._own[batch.index] = torch.where(kept[:, :, None, None, None], predicted.to(self._own.dtype), batch.own)
 
@@ -154,10 +155,9 @@ class ClipPool:
         own = latents.clone()
         if faded.any():
             some = int(faded.sum())
-            bare = replace(
-                clip.world.take(slice(some)), subject_kind=torch.full_like(clip.world.subject_kind[:some], -1)
-            )
-            part = replace(clip, world=bare, times=clip.times[:some], tracks=clip.tracks.take(slice(some)))
+            world = clip.world.take(slice(some))
+            world = replace(world, subject_kind=other_kinds(world.subject_kind, world.subject_colour))
+            part = replace(clip, world=world, times=clip.times[:some], tracks=clip.tracks.take(slice(some)))
             own[:some] = self._latents_of(part)[torch.arange(some, device=self._device)[:, None], rows[:some]]
         prompts = [[clip.prompts[b][int(c)] for c in kept[b]] for b in range(clips)]
         prompt = _rows(prompts).repeat_interleave(self._chunk_frames, dim=1)
@@ -177,6 +177,20 @@ class ClipPool:
         padded = torch.zeros(ids.shape[0], self._text.config.max_words, dtype=torch.long)
         padded[:, : ids.shape[1]] = ids
         return padded.view(len(prompts), self._chunks, -1)
+
+
+def other_kinds(kind: Tensor, colour: Tensor) -> Tensor:
+    """What stands in the place of the subjects of faded clips: nobody, and in every second clip one of the other kinds,
+    in turn, unless `names` holds that kind out in this colour.
+
+    kind, colour: int64 [b], indices in SUBJECTS and TRAINED_COLOURS. Returns int64 [b], −1 for nobody.
+    """
+    number = torch.arange(len(kind), device=kind.device)
+    other = (kind + 1 + number // 2 % 2) % len(SUBJECTS)
+    held_out = torch.zeros(len(SUBJECTS), len(TRAINED_COLOURS), dtype=torch.bool, device=kind.device)
+    for subject, tone in HELD_OUT_SUBJECTS:
+        held_out[SUBJECTS.index(subject), TRAINED_COLOURS.index(tone)] = True
+    return torch.where((number % 2 == 1) & ~held_out[other, colour], other, -1)
 
 
 def _rows(prompts: list[list[str]]) -> Tensor:

@@ -46,10 +46,10 @@ class Recipe:
 
     batch: clips a step, over all GPUs. chunks: of a clip, the sink among them. pool: clips kept, by each process that
     draws its own. fresh: clips replaced every fresh_every steps (painting many at once costs hardly more than painting
-    a few). faded: clips whose history loses its subject, wholly or in part. sampler_levels: chunks whose noise level is
-    one that the few-step sampler visits. own_errors: of the other clips, those whose history leans towards the model's
-    own predictions. noisy_history: clips whose history has noise, of at most history_noise. average: decay of the
-    averaged weights, a step.
+    a few). faded: clips whose history loses its subject to nothing or to another, wholly or in part. sampler_levels:
+    chunks whose noise level is one that the few-step sampler visits. own_errors: of the other clips, those whose
+    history leans towards the model's own predictions. noisy_history: clips whose history has noise, of at most
+    history_noise. average: decay of the averaged weights, a step.
     """
 
     batch: int = 48
