@@ -5,15 +5,19 @@ made one space; letters keep their case. The encoder sees the real tokens alone.
 rows, zero past the end of the prompt: `TextEmbedding.padded_to` tells it so, and it makes one row of all the zero ones.
 
 Eleven gigabytes for a few prompts an hour are much, so an embedding is kept: in memory, and on disk under a hash of
-the prompt and of the encoder. A prompt that is kept never loads the network at all.
+the prompt and of the encoder. A prompt that is kept never loads the network at all. The files only save time: one that
+cannot be written or read costs a run of the network, never the show.
 """
 
 import hashlib
 import html
+import logging
+import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +32,12 @@ from everscene_engine.text import check_length
 
 MAX_TOKENS = 512
 REMEMBERED = 256
+KEPT_BYTES = 2 * 2**30
+"""Of the embeddings on disk. Of the 5B and the 1.3B, one takes 8 KiB for each token in bfloat16."""
 Placement = Literal["keep", "unload"]
 _SPACE = re.compile(r"\s+")
+
+log = logging.getLogger(__name__)
 
 
 def clean(prompt: str) -> str:
@@ -41,9 +49,10 @@ def clean(prompt: str) -> str:
 
 
 class EmbeddingStore:
-    """Embeddings [L, D] by cleaned prompt: the recent ones in memory, all of them in `folder` (None: in memory alone).
+    """Embeddings [L, D] by cleaned prompt: the recent ones in memory, more in `folder` (None: in memory alone).
 
-    source: what tells one encoder's embeddings from another's, such as the hash of its weights. Safe from any thread.
+    When the files pass KEPT_BYTES together, those that were not used for longest go. source: what tells one encoder's
+    embeddings from another's, such as the hash of its weights. Safe from any thread.
     """
 
     def __init__(self, folder: Path | None, source: str) -> None:
@@ -51,35 +60,72 @@ class EmbeddingStore:
         self._source = source
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
+        self._bytes = KEPT_BYTES  # of the files, as far as is known: full until they are counted
 
     def get(self, prompt: str) -> Tensor | None:
-        """The embedding of a cleaned prompt, or None. A damaged file counts as none."""
+        """The embedding of a cleaned prompt, or None. A file that is damaged or not finite counts as none."""
         with self._lock:
             if prompt in self._recent:
                 self._recent.move_to_end(prompt)
                 return self._recent[prompt]
         path = self._path(prompt)
-        if path is None or not path.exists():
+        if path is None:
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 tokens: Tensor = file.get_tensor("tokens")
         except (OSError, SafetensorError):
             return None
+        if not is_finite(tokens):
+            return None
+        with suppress(OSError):
+            os.utime(path)  # it was used now
         self._remember(prompt, tokens)
         return tokens
 
     def put(self, prompt: str, tokens: Tensor) -> None:
-        """Keep the embedding [L, D] of a cleaned prompt. A file is there whole or not at all."""
+        """Keep the finite embedding [L, D] of a cleaned prompt. A file is there whole or not at all; where none can be
+        written, that is logged."""
         held = tokens.detach().cpu().contiguous().clone()
         self._remember(prompt, held)
         path = self._path(prompt)
         if path is None:
             return
+        try:
+            self._write(path, prompt, held)
+            self._make_room(path.parent, path.stat().st_size)
+        except (OSError, SafetensorError) as error:
+            log.warning("the embedding of a prompt is not kept on disk: %s", error)
+
+    def on_disk(self, prompt: str) -> bool:
+        """Whether there is a file for a cleaned prompt."""
+        path = self._path(prompt)
+        return path is not None and path.is_file()
+
+    def _write(self, path: Path, prompt: str, tokens: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{threading.get_ident()}.part")
-        save_file({"tokens": held}, unfinished, metadata={"prompt": prompt})
-        unfinished.replace(path)
+        try:
+            save_file({"tokens": tokens}, unfinished, metadata={"prompt": prompt})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _make_room(self, folder: Path, added: int) -> None:
+        """Count the bytes that were added; when all pass KEPT_BYTES, remove files until an eighth of that is free."""
+        with self._lock:
+            self._bytes += added
+            if self._bytes <= KEPT_BYTES:
+                return
+            files = sorted((found.stat().st_mtime_ns, found.stat().st_size, found) for found in folder.iterdir())
+            self._bytes = sum(size for _, size, _ in files)
+            if self._bytes <= KEPT_BYTES:
+                return
+            for _, size, found in files:
+                if self._bytes <= KEPT_BYTES * 7 // 8:
+                    return
+                found.unlink(missing_ok=True)
+                self._bytes -= size
 
     def _remember(self, prompt: str, tokens: Tensor) -> None:
         with self._lock:
@@ -93,6 +139,11 @@ class EmbeddingStore:
             return None
         name = hashlib.sha256(f"{self._source}\n{prompt}".encode()).hexdigest()
         return self._folder / f"{name}.safetensors"
+
+
+def is_finite(tokens: Tensor) -> bool:
+    """Whether there is no NaN and no infinity in it."""
+    return bool(torch.isfinite(tokens).all())
 
 
 class UMT5TextEncoder:
@@ -135,7 +186,10 @@ class UMT5TextEncoder:
         check_length(length, self._padded_to - before, "tokens", reserve)
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Embeddings [P, L, D] of some prompts on the CPU, in the network's dtype. Raises PromptRejected."""
+        """Embeddings [P, L, D] of some prompts on the CPU, in the network's dtype.
+
+        Raises PromptRejected, also for a prompt of which the network makes NaN or infinity: that is never kept.
+        """
         found: list[Tensor] = []
         for prompt in prompts:
             self.check(prompt)
@@ -143,12 +197,18 @@ class UMT5TextEncoder:
             tokens = self._store.get(cleaned)
             if tokens is None:
                 tokens = self._run(cleaned)
+                if not is_finite(tokens):
+                    raise PromptRejected("the text encoder made NaN or infinity of the prompt")
                 self._store.put(cleaned, tokens)
             found.append(tokens)
         if self._placement == "unload":
             self.unload()
         lengths = torch.tensor([len(tokens) for tokens in found])
         return TextEmbedding(torch.nn.utils.rnn.pad_sequence(found, batch_first=True), lengths, self._padded_to)
+
+    def kept(self, prompt: str) -> bool:
+        """Whether the embedding of a prompt lies on disk."""
+        return self._store.on_disk(clean(prompt))
 
     def unload(self) -> None:
         """Let go of the network; it is loaded again when it is needed."""

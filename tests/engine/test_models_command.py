@@ -24,6 +24,7 @@ from everscene_engine.models.verify import verify
 from tests.engine.published import PRESET, TEXT, VAE_22, filled, transformer_weights, write_preset
 
 LORA = Source("transformer-4step", "someone/lora", "lora.pt", "MIT", lora_alpha=2, onto="base.pt")
+SCENE = "name: bay\ntemplate: 'a {what}'\nslots: {what: fox}\nevents: {storm: {set: {what: storm}}}\n"
 
 
 class Shelf:
@@ -218,12 +219,26 @@ def test_the_model_in_the_package_needs_nothing(runner: CliRunner) -> None:
 
 def test_encode_keeps_every_prompt_of_a_scene(runner: CliRunner, tmp_path: Path) -> None:
     write_preset(tmp_path / PRESET.name)
-    (tmp_path / "scene.yaml").write_text(
-        "name: bay\ntemplate: 'a {what}'\nslots: {what: fox}\nevents: {storm: {set: {what: storm}}}\n"
-    )
+    (tmp_path / "scene.yaml").write_text(SCENE)
     command = ["models", "encode", PRESET.name, "--scene", str(tmp_path / "scene.yaml"), "--device", "cpu"]
     first = runner.invoke(app, [*command, "--home", str(tmp_path)])
     assert first.exit_code == 0, first.output
     assert "2 prompts; 4 embeddings are new" in first.output
     again = runner.invoke(app, [*command, "--home", str(tmp_path)])
     assert "2 prompts; 0 embeddings are new" in again.output
+
+
+def test_encode_says_when_an_embedding_could_not_be_kept(runner: CliRunner, tmp_path: Path) -> None:
+    write_preset(tmp_path / PRESET.name)
+    (tmp_path / PRESET.name / "embeddings").write_text("no folder")
+    (tmp_path / "scene.yaml").write_text(SCENE)
+    command = ["models", "encode", PRESET.name, "--scene", str(tmp_path / "scene.yaml"), "--device", "cpu"]
+    result = runner.invoke(app, [*command, "--home", str(tmp_path)])
+    assert result.exit_code == 1 and "4 of 4 embeddings are not kept in" in result.output
+
+
+def test_encode_refuses_a_device_that_is_none(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "scene.yaml").write_text(SCENE)
+    command = ["models", "encode", PRESET.name, "--scene", str(tmp_path / "scene.yaml"), "--device", "gpu"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1 and "there is no device 'gpu'" in result.output

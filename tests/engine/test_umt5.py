@@ -1,5 +1,6 @@
 """The umT5 encoder: run at the real length it equals the padded run; prompts are cleaned, kept and never lost."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,68 @@ def test_a_damaged_file_is_made_anew(network: Any, tokenizer: Any, tmp_path: Pat
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"prompt": "a red fox"}
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(
+    network: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    text = encoder(network, tokenizer, tmp_path / "file")
+    assert torch.equal(text.encode(["a red fox"]).tokens, text.encode(["a red fox"]).tokens)
+    assert "is not kept on disk" in caplog.text and not text.kept("a red fox")
+
+
+def test_a_full_disk_stops_nothing_and_leaves_no_half_of_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resource = pytest.importorskip("resource")
+    store = EmbeddingStore(tmp_path, "weights")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        store.put("a fox", torch.ones(2, 4096))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "is not kept on disk" in caplog.text
+    assert list(tmp_path.iterdir()) == [] and store.get("a fox") is not None
+
+
+def test_an_embedding_that_is_not_finite_is_refused_and_not_kept(tokenizer: Any, tmp_path: Path) -> None:
+    broken: Any = filled(networks.text(TEXT))
+    broken.encoder.embed_tokens.weight = broken.shared.weight
+    broken.shared.weight.fill_(float("nan"))
+    text = encoder(broken, tokenizer, tmp_path)
+    with pytest.raises(PromptRejected, match="made NaN or infinity of the prompt"):
+        text.encode(["a red fox"])
+    assert not text.kept("a red fox")
+    broken.shared.weight.fill_(0.5)
+    assert text.encode(["a red fox"]).tokens.isfinite().all()
+
+
+def test_a_file_that_is_not_finite_is_made_anew(network: Any, tokenizer: Any, tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path, "weights 1").put("a red fox", torch.full((4, TEXT["d_model"]), float("inf")))
+    found = encoder(network, tokenizer, tmp_path).encode(["a red fox"])
+    assert found.tokens.isfinite().all()
+    kept = EmbeddingStore(tmp_path, "weights 1").get("a red fox")
+    assert kept is not None and torch.equal(kept, found.tokens[0])
+
+
+def test_the_folder_of_embeddings_is_bounded_and_loses_those_not_used_for_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EmbeddingStore(tmp_path, "weights").put("0", torch.zeros(64, 64))
+    [first] = tmp_path.iterdir()
+    monkeypatch.setattr("everscene_engine.umt5.KEPT_BYTES", 8 * first.stat().st_size)
+    store = EmbeddingStore(tmp_path, "weights")
+    for place, prompt in enumerate("01234567"):
+        store.put(prompt, torch.zeros(64, 64))
+        path = store._path(prompt)
+        assert path is not None
+        os.utime(path, (place, place))
+    assert len(list(tmp_path.iterdir())) == 8
+    EmbeddingStore(tmp_path, "weights").get("0")
+    store.put("8", torch.zeros(64, 64))
+    assert [prompt for prompt in "012345678" if store.on_disk(prompt)] == ["0", "3", "4", "5", "6", "7", "8"]
 
 
 def test_the_memory_of_prompts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from everscene_engine.models.layout import fingerprint, has_part, load_into, rea
 from everscene_engine.models.presets import Preset
 from everscene_engine.models.quantize import load_stored, stored_part
 from everscene_engine.pocket import best_dtype
+from everscene_engine.precision import device_of
 from everscene_engine.start_image import ImageEncoder
 from everscene_engine.stored_linear import store_linears
 from everscene_engine.tiny_decoder import TinyDecoder, TinyDecoderNetwork
@@ -118,13 +119,19 @@ def load_text(folder: Path, device: torch.device, dtype: torch.dtype, placement:
 def encode_ahead(folder: Path, prompts: Sequence[str], device: str | None = None, cut: bool = True) -> int:
     """Encode prompts so that a stream finds them on disk; with `cut`, each as the first of a shot too.
 
-    Returns how many were new. The dtype is the one that the device computes in, as in a stream. Raises CheckpointError,
-    PromptRejected.
+    Returns how many were new. The dtype is the one that the device computes in, as in a stream. Raises ConfigError for
+    a device that is not there, PromptRejected, and CheckpointError, also where not all of them could be kept.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     text = load_text(folder, place, best_dtype(place))
-    before = len(list((folder / EMBEDDINGS).glob("*.safetensors")))
+    wanted: list[str] = []
     for prompt in prompts:
         text.check(prompt, CUT_PREFIX if cut else "")
-        text.encode([prompt, CUT_PREFIX + prompt] if cut else [prompt])
-    return len(list((folder / EMBEDDINGS).glob("*.safetensors"))) - before
+        wanted += [prompt, CUT_PREFIX + prompt] if cut else [prompt]
+    new = [prompt for prompt in wanted if not text.kept(prompt)]
+    for prompt in wanted:
+        text.encode([prompt])
+    lost = [prompt for prompt in wanted if not text.kept(prompt)]
+    if lost:
+        raise CheckpointError(f"{len(lost)} of {len(wanted)} embeddings are not kept in {folder / EMBEDDINGS}")
+    return len(new)
