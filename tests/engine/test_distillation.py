@@ -1,6 +1,9 @@
 """What distillation asks of the student: where its gradient leads, and what its streams are told."""
 
+import argparse
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +11,23 @@ from torch import Tensor
 
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.sampler import make_schedule
-from everscene_engine.training.distillation import Guided, draw_levels, matching_gradient, trajectory_end, with_noise
+from everscene_engine.training import distillation
+from everscene_engine.training.distillation import (
+    Guided,
+    Recipe,
+    Trainer,
+    draw_levels,
+    matching_gradient,
+    trajectory_end,
+    with_noise,
+)
+from everscene_engine.training.loop import AveragedWeights
 from everscene_engine.training.stories import Story
 from everscene_engine.training.teacher_forcing import draw_leaning
 from everscene_engine.training.world.captions import VOCABULARY, parse_attributes, tokenize
+from everscene_engine.training.world.scene import MOMENT_CHUNKS
+from everscene_engine.training.world_model import WorldModel
+from tests.engine.balanced import SIZES, STREAM
 
 SHAPE = (2, 2, 4, 4, 6)
 
@@ -96,12 +112,32 @@ def test_a_story_speaks_words_of_the_vocabulary() -> None:
         assert set(tokenize(story.prompt)) | set(tokenize(story.without)) <= set(VOCABULARY)
 
 
-def test_a_cut_is_announced_until_the_next_change() -> None:
+def test_a_world_begins_with_its_subject() -> None:
+    assert all(parse_attributes(story.prompt)["subject"] == story.attributes.subject for story in told(0))
+
+
+def test_a_cut_is_announced_for_one_chunk() -> None:
     story = Story(random.Random(0))
     story.cut()
-    announced = story.prompt.startswith(CUT_PREFIX)
-    story.change()
-    assert announced and not story.prompt.startswith(CUT_PREFIX)
+    announced = story.prompt
+    assert story.go_on()
+    assert announced == CUT_PREFIX + story.prompt
+    assert not story.go_on()
+
+
+def test_a_moment_is_over_after_its_chunks_whatever_changes_meanwhile() -> None:
+    for seed in range(20):
+        story = Story(random.Random(seed))
+        while story.attributes.moment is None:
+            story.change()
+        moment = story.attributes.moment
+        over = []
+        for _ in range(MOMENT_CHUNKS):
+            assert story.attributes.moment == moment
+            story.change()
+            over.append(story.go_on())
+        assert over == [False] * (MOMENT_CHUNKS - 1) + [True]
+        assert story.attributes.moment is None
 
 
 def test_a_cut_keeps_the_subject() -> None:
@@ -133,3 +169,63 @@ def test_a_trajectory_ends_where_the_teacher_believes_the_clean_latents_to_be() 
     belief = torch.randn(SHAPE)
     end = trajectory_end(Networks(belief, belief), torch.randn(SHAPE), make_schedule(4), 1.0)  # type: ignore[arg-type]
     assert (end - belief).abs().max() < 0.02  # the network is told timesteps in whole thousandths
+
+
+# Whole runs, of a small model
+
+
+class Chunks:
+    """A budget of chunks in place of seconds; `begun` at which of them."""
+
+    def __init__(self, chunks: float) -> None:
+        self.elapsed, self._chunks, self.begun = 0.0, chunks, list[float]()
+
+    @property
+    def spent(self) -> bool:
+        self.elapsed += 1
+        return self.elapsed > self._chunks
+
+    @property
+    def fraction(self) -> float:
+        return self.elapsed / self._chunks
+
+    def begin(self) -> None:
+        self.begun.append(self.elapsed)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a small teacher, for a small stage."""
+    monkeypatch.setattr(distillation, "POCKET_STREAM", STREAM)
+    monkeypatch.setattr(distillation, "TimeBudget", Chunks)
+    torch.manual_seed(0)
+    made = WorldModel.new(SIZES)
+    made.save(tmp_path / "teacher", AveragedWeights(made))
+    return tmp_path / "teacher"
+
+
+def trainer(teacher: Path, chunks: int = 6, **options: Any) -> Trainer:
+    recipe: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in vars(Recipe())}
+    given = {"seconds": chunks, "seed": 0, "device": "cpu", "save_every": 1e9, "student": None, **options}
+    out = teacher.parent / "out"
+    out.mkdir(exist_ok=True)
+    return Trainer(argparse.Namespace(teacher=teacher, out=out, **given), Recipe(clips=2, rank=2, **recipe))
+
+
+def test_the_learning_rate_falls_from_the_first_step_of_the_student_on(teacher: Path) -> None:
+    run = trainer(teacher, method="matching", critic_alone=2)
+    run.run()
+    assert run.budget.begun == [3.0]  # type: ignore[attr-defined]
+
+
+def test_what_is_over_after_a_chunk_is_no_longer_asked_for(teacher: Path) -> None:
+    rollout = trainer(teacher, method="trajectory").rollout
+    rollout.start()
+    before = rollout.asked
+    rollout.go_on()
+    assert rollout.asked is before
+    rollout.stories[1].cut()
+    rollout._steer("cut")
+    lengths = rollout.asked.lengths
+    rollout.go_on()
+    assert (lengths - rollout.asked.lengths).tolist() == [0, len(tokenize(CUT_PREFIX))]

@@ -202,6 +202,14 @@ def test_sampled_clips_keep_their_word() -> None:
             assert clip.tracks.setting_mix[row, last] == 1
 
 
+def test_after_a_gap_two_chunks_pass_before_anything_changes() -> None:
+    """The pool of clips leaves the first of them out: the second must not fade from a world that is in no history."""
+    clip = clips(300, chunks=4, seed=13)
+    gap = clip.times[:, 8] - clip.times[:, 7] > 0.1
+    assert clip.attributes.changed[~gap, 2].any()
+    assert not clip.attributes.changed[gap, 2].any()
+
+
 def test_same_world_keeps_the_same_wording() -> None:
     clip = clips(60, chunks=6, seed=11)
     quiet = (clip.attributes.changed == 0) & (clip.attributes.moment == -1)

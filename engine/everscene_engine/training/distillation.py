@@ -133,6 +133,13 @@ class Rollout:
                 stream.rollback(stream.next_frame - 1)
         self._steer(kind)
 
+    @torch.no_grad()
+    def go_on(self) -> None:
+        """A chunk has been made: what stands for so long only is no longer asked for, as the live engine has it."""
+        over = [story.go_on() for story in self.stories]
+        if any(over):
+            self._steer("text")
+
     def _steer(self, transition: Transition) -> None:
         self.asked = self._embed([story.prompt for story in self.stories])
         self.without = self._embed([story.without for story in self.stories])
@@ -265,7 +272,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the budget is spent; saves on the way and at the end."""
-        last_saved, chunks, left = time.monotonic(), 0, 0
+        last_saved, chunks, left, learning = time.monotonic(), 0, 0, False
         sums: dict[str, Tensor] = {}
         while not self.budget.spent:
             if left == 0:
@@ -274,7 +281,11 @@ class Trainer:
                 self.rollout.start()
             elif self.rng.random() < self.recipe.events:
                 self.rollout.happen(self.recipe.touched, self.rng.random() < self.recipe.rollbacks)
-            for name, value in self.chunk(chunks).items():
+            figures = self.chunk(chunks)
+            if not learning and "norm" in figures:
+                self.budget.begin()  # everything is compiled
+                learning = True
+            for name, value in figures.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             chunks, left = chunks + 1, left - 1
             if chunks % REPORT_EVERY == 0:
@@ -313,6 +324,7 @@ class Trainer:
             figures["norm"] = self._step(number)
         for stream in rollout.streams:
             stream.finish(made.latents)
+        rollout.go_on()
         return figures
 
     def _step(self, number: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import replace
+from typing import Literal
 
 from everscene_engine.config import CUT_PREFIX
 from everscene_engine.training.world.captions import prompt_for
 from everscene_engine.training.world.names import MOMENTS, TRAINED_COLOURS, Attributes
-from everscene_engine.training.world.scene import change, random_attributes
+from everscene_engine.training.world.scene import MOMENT_CHUNKS, change, random_attributes
 
 
 class Story:
@@ -16,7 +17,9 @@ class Story:
         self._rng = rng
         self._attributes = random_attributes(rng, colours=TRAINED_COLOURS)
         self._wording = rng.getrandbits(62)
+        self._naming: Literal["always", "mostly"] = "always"  # a world begins with its subject, as clips do
         self._opening = ""
+        self._chunks_left = 0  # of the moment
 
     @property
     def attributes(self) -> Attributes:
@@ -25,7 +28,7 @@ class Story:
     @property
     def prompt(self) -> str:
         """In varied wording, which stays until something changes."""
-        return self._opening + prompt_for(self._attributes, random.Random(self._wording))
+        return self._opening + prompt_for(self._attributes, random.Random(self._wording), self._naming)
 
     @property
     def without(self) -> str:
@@ -34,21 +37,34 @@ class Story:
         return self._opening + prompt_for(plain, random.Random(self._wording), subject="never")
 
     def change(self) -> None:
-        """Something happens: a change that lasts, or half as often a moment; a moment that was on ends."""
-        self._opening = ""
-        if self._attributes.moment is not None:
-            self._attributes = replace(self._attributes, moment=None)
-        elif self._rng.random() < 1 / 3:
+        """Something happens: a change that lasts, or half as often, where there is none, a moment."""
+        if self._attributes.moment is None and self._rng.random() < 1 / 3:
             self._attributes = replace(self._attributes, moment=self._rng.choice(MOMENTS))
+            self._chunks_left = MOMENT_CHUNKS
         else:
-            self._attributes = change(self._rng, self._attributes)
-            self._wording = self._rng.getrandbits(62)
+            self._now(change(self._rng, self._attributes))
 
     def cut(self) -> None:
         """A new shot of other attributes with the same subject."""
         before = self._attributes
-        self._attributes = replace(
-            random_attributes(self._rng, colours=TRAINED_COLOURS), subject=before.subject, colour=before.colour
-        )
-        self._wording = self._rng.getrandbits(62)
+        drawn = random_attributes(self._rng, colours=TRAINED_COLOURS)
+        self._now(replace(drawn, subject=before.subject, colour=before.colour))
         self._opening = CUT_PREFIX
+
+    def go_on(self) -> bool:
+        """A chunk has been made. True if another prompt follows: the words that announce a cut stand for one chunk, a
+        moment lasts MOMENT_CHUNKS."""
+        over = bool(self._opening)
+        self._opening = ""
+        if self._attributes.moment is not None:
+            self._chunks_left -= 1
+            if self._chunks_left == 0:
+                self._attributes = replace(self._attributes, moment=None)
+                over = True
+        return over
+
+    def _now(self, attributes: Attributes) -> None:
+        """Tell of this world, in other words."""
+        self._attributes = attributes
+        self._wording = self._rng.getrandbits(62)
+        self._naming = "mostly"

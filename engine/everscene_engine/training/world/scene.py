@@ -234,8 +234,9 @@ def _sample(rng: random.Random, chunks: int, held_out: bool, colours: Sequence[s
     first = random_attributes(rng, held_out, colours)
     gap = 0.0 if rng.random() < 0.3 else 0.5 * (600 / 0.5) ** rng.random()
     second = _later(rng, first, held_out) if gap else first
-    # Chunks that may begin with a change; chunk 1 only where no time was left out before it.
-    places = list(range(2 if gap else 1, chunks))
+    # Chunks that may begin with a change. Where time was left out the pool of clips drops chunk 1, so that chunk 2 must
+    # not begin by fading from it.
+    places = list(range(3 if gap else 1, chunks))
     count = min(rng.choices((0, 1, 2), (20, 60, 20))[0], len(places))
     changes = frozenset(rng.sample(places, count))
     others = [place for place in places if place not in changes]
