@@ -122,6 +122,15 @@ func test_the_dock_has_a_button_for_each_event() -> void:
 	check(labels.has("Storm") and labels.has("Banner"), str(labels))
 
 
+func test_the_docks_stream_is_in_no_scenes_way_also_after_a_move() -> void:
+	var dock := Dock.new()
+	add_child(dock)
+	var place := Node.new()
+	add_child(place)
+	dock.reparent(place)
+	check_equal(EversceneStream.find(self), null, "no stream is found")
+
+
 func test_a_scene_full_of_holes_is_tidied() -> void:
 	var scene := Messages.tidy_scene(
 		{"events": [{"name": "a"}, {"label": "no name"}, 5, {"name": "b", "params": [{}, 3]}]}

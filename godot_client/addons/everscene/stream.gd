@@ -116,6 +116,11 @@ var latency_ms := -1.0
 var cost_usec := 0
 
 var _client: Client
+## What a client told and nobody was told yet, oldest first.
+var _news: Array[Dictionary] = []
+## Connect when the node comes into the tree again: it was connected when it left.
+var _comes_back := false
+var _was_in_tree := false
 var _thread: Thread
 var _stop := false
 var _sidecar: Sidecar
@@ -127,9 +132,14 @@ var _shown := {}
 var _unseen: Array[int] = []
 
 
-func _ready() -> void:
-	if auto_connect and not Engine.is_editor_hint():
-		connect_to_server()
+func _notification(what: int) -> void:
+	match what:
+		NOTIFICATION_POST_ENTER_TREE:  # As _ready, but each time.
+			_come_in()
+		NOTIFICATION_PREDELETE:
+			disconnect_from_server()
+			if _sidecar != null:
+				_sidecar.stop()
 
 
 func _enter_tree() -> void:
@@ -137,9 +147,9 @@ func _enter_tree() -> void:
 
 
 func _exit_tree() -> void:
+	var was_connected := _client != null
 	disconnect_from_server()
-	if _sidecar != null:
-		_sidecar.stop()
+	_comes_back = was_connected
 
 
 func _process(_delta: float) -> void:
@@ -148,10 +158,11 @@ func _process(_delta: float) -> void:
 	var began := Time.get_ticks_usec()
 	if _thread == null:
 		_client.poll()
-	for news in _client.take_news():
-		_obey(news)
-		if _client == null:
-			return
+	var client := _client
+	_news.append_array(client.take_news())
+	_obey_news()
+	if _client != client:
+		return  # Somebody who heard the news disconnected, or connected anew.
 	var next := _client.take_frame()
 	if next != null:
 		_show(next)
@@ -197,18 +208,18 @@ func connect_to_server() -> void:
 
 ## Ends the connection. Receipts that are open end as rejected.
 func disconnect_from_server() -> void:
-	if _client == null:
-		return
-	_stop = true
-	if _thread != null:
-		_thread.wait_to_finish()
-		_thread = null
-	else:
-		_client.close()
+	_comes_back = false
 	var last := _client
-	for news in last.take_news():
-		_obey(news)
 	_client = null
+	if last != null:
+		_stop = true
+		if _thread != null:
+			_thread.wait_to_finish()
+			_thread = null
+		else:
+			last.close()
+		_news.append_array(last.take_news())
+	_obey_news()
 	if is_live:
 		_go_offline("closed")
 
@@ -275,15 +286,14 @@ func _send_input(message: Dictionary, when: String) -> EversceneReceipt:
 	message["client_ns"] = _unix_ns()
 	if not when.is_empty():
 		message["when"] = when
-	_receipts[receipt.id] = receipt
 	var problem := _why_not(message)
 	if problem.is_empty():
+		_receipts[receipt.id] = receipt
 		_client.send(message)
 	else:
-		# Not before the caller had a chance to wait for it.
-		_settle.call_deferred(
-			{"id": receipt.id, "state": "rejected", "code": problem[0], "reason": problem[1]}
-		)
+		receipt.take({"state": "rejected", "code": problem[0], "reason": problem[1]})
+		# Not before the caller had a chance to listen.
+		receipt.announce.call_deferred()
 	return receipt
 
 
@@ -296,6 +306,19 @@ func _why_not(message: Dictionary) -> Array:
 	if Msgpack.encode(message).size() > Client.Messages.MAX_MESSAGE_BYTES:
 		return ["too_long", "a message may have %d bytes" % Client.Messages.MAX_MESSAGE_BYTES]
 	return []
+
+
+func _come_in() -> void:
+	var is_first := not _was_in_tree
+	_was_in_tree = true
+	if _comes_back or (is_first and auto_connect and not Engine.is_editor_hint()):
+		connect_to_server()
+
+
+## A handler may disconnect, which obeys the rest: nothing is lost, and nothing comes after it.
+func _obey_news() -> void:
+	while not _news.is_empty():
+		_obey(_news.pop_front())
 
 
 func _obey(news: Dictionary) -> void:
@@ -400,7 +423,7 @@ func _report_seen() -> void:
 
 
 func _launch() -> void:
-	if not launch_sidecar or (_sidecar != null and _sidecar.is_running()):
+	if not launch_sidecar or _client == null or (_sidecar != null and _sidecar.is_running()):
 		return
 	var arguments := sidecar_arguments.duplicate()
 	var port := endpoint.get_slice(":", 2)
@@ -408,6 +431,8 @@ func _launch() -> void:
 		arguments.append_array(["--control-port", port])
 	if _sidecar == null:
 		_sidecar = Sidecar.new()
+		# A stream that was taken out of the tree and kept is not freed when the game ends.
+		get_tree().root.tree_exiting.connect(_sidecar.stop)
 	if not _sidecar.start(sidecar_command, arguments):
 		error.emit("sidecar", _sidecar.failure)
 

@@ -32,6 +32,10 @@ def test_events_end_in_receipts_and_troubles_in_reasons(run_godot_tests: RunTest
     assert all(hello["language"] == "gdscript" for hello in peer.hellos)
 
 
+def test_a_stream_is_connected_while_its_node_is_in_the_tree(run_godot_tests: RunTests, peer: Peer) -> None:
+    run_godot_tests("test_tree", endpoint=peer.endpoint)
+
+
 @pytest.mark.parametrize("source", ["ring", "raw"])
 @pytest.mark.parametrize("playback", ["newest", "in_order"])
 def test_every_byte_of_every_frame_is_right(

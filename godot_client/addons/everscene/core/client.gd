@@ -123,8 +123,8 @@ func poll() -> void:
 
 ## Says bye and ends. What was sent and has no receipt is settled as lost.
 func close() -> void:
+	_empty_outbox(Time.get_ticks_msec())
 	if phase == Phase.LIVE:
-		_empty_outbox(Time.get_ticks_msec())
 		_control.send(Msgpack.encode({"type": "bye"}))
 		_control.poll()
 	_control.close()

@@ -30,8 +30,9 @@ func _init() -> void:
 
 
 func _ready() -> void:
+	# Each time: the dock comes into the tree anew when it is moved.
+	stream.tree_entered.connect(stream.remove_from_group.bind(EversceneStream.GROUP))
 	add_child(stream)
-	stream.remove_from_group(EversceneStream.GROUP)
 	stream.connected.connect(_show_state)
 	stream.disconnected.connect(func(_reason: String) -> void: _show_state())
 	stream.state_changed.connect(func(_state: String, _reason: String) -> void: _show_state())
