@@ -9,6 +9,9 @@ leaves the chunk's keys and values in its slot. The first chunk is the sink and 
               chunk is done it is the shot sink in place of the one before
     reset     everything is forgotten and a new world begins
 
+What an interrupt or a rollback takes from the window is made anew before the next chunk, under the prompt that it was
+made under; chunks that are there whole are left alone.
+
 A recache makes the whole window anew at once, or (`recache_depth`) its newest chunks alone, and the rest one by one
 in `settle`, which whoever has time to spare calls. Settled before the next chunk, the cache is what a whole recache
 leaves. Later it is what a whole recache of the same latents leaves as long as no chunk has left the window since;
@@ -22,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal
 
 import torch
@@ -99,13 +102,15 @@ class LatentStream:
         self._rows, self._columns = config.latent_height // 2, config.latent_width // 2
         self._generator = torch.Generator()
         self._text: Conditioning | None = None
+        self._texts: dict[int, Conditioning] = {}  # what the keys and values of the newest chunks are to be made under
         self._recache_due = False
         self._shallow = False  # the recache that is due may leave older chunks for `settle`
         self._unsettled: list[int] = []  # numbers of the chunks that `settle` shall make anew, oldest first
-        self._unsettled_text: Conditioning | None = None
+        self._torn = False  # an interrupt or a rollback may have taken something from the window
         self._cut_due = False
         self._shot = 0
         self._sink: LatentChunk | None = None
+        self._sink_text: Conditioning | None = None
         self._heads: list[LatentChunk] = []  # first chunks of the shots after the first that a rollback can reach
         self._first_latent: Tensor | None = None  # what latent frame 0 must be
         self._past: deque[LatentChunk] = deque(maxlen=4 * config.window_chunks)  # finished chunks, sink left out
@@ -120,8 +125,10 @@ class LatentStream:
         if transition == "reset":
             self._forget()
         self._text = text
-        self._recache_due = self._recache_due or transition == "recache"
-        self._shallow = transition == "recache"
+        if transition == "recache":
+            self._recache_due = self._shallow = True
+        elif transition == "cut":
+            self._recache_due = False  # the window is of the shot that ends
         self._cut_due = transition == "cut"
 
     def begin_with(self, latent: Tensor | None) -> None:
@@ -149,9 +156,12 @@ class LatentStream:
             raise ConfigError("a stream needs a prompt before its first chunk")
         seconds: dict[str, float] = {}
         start = time.perf_counter()
-        if self._recache_due:
-            self._rebuild_window(self.config.recache_depth if self._shallow else None)
-            self._recache_due = self._shallow = False
+        if self._recache_due or self._torn:
+            if self._recache_due:
+                self._rebuild_window(self.config.recache_depth if self._shallow else None)
+            else:
+                self._mend_window()
+            self._recache_due = self._shallow = self._torn = False
             seconds["recache"] = time.perf_counter() - start
         start = time.perf_counter()
         config = self.config
@@ -162,13 +172,14 @@ class LatentStream:
             latents = self._denoise(slot, interrupted)
         except Interrupted:
             self._cache.table.drop(slot)
-            self._recache_due = True  # the oldest chunk of the window gave its slot away
+            self._torn = True  # the oldest chunk of the window gave its slot away
             return None
         check = FiniteCheck(latents)
         seconds["denoise"] = time.perf_counter() - start
         chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
         if self._device.type == "cpu" and check.passed():
             finished(chunk)
+        self._lead.wait()  # more than two forwards in a GPU's queue block whoever else wants something of it
         start = time.perf_counter()
         if shot > self._shot and config.cut_clears_window:
             self._clear_but_sink(slot)
@@ -177,7 +188,7 @@ class LatentStream:
         start = time.perf_counter()
         if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
             self._cache.table.drop(slot)
-            self._recache_due = True
+            self._torn = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
         seconds["denoise"] += time.perf_counter() - start
         self._keep(chunk, slot)
@@ -186,7 +197,7 @@ class LatentStream:
     @property
     def unsettled(self) -> bool:
         """Whether a recache has left something for `settle`."""
-        return bool(self._unsettled) and not self._recache_due
+        return bool(self._unsettled) and not (self._recache_due or self._torn)
 
     @torch.inference_mode()
     def settle(self) -> bool:
@@ -203,12 +214,12 @@ class LatentStream:
         chunk = window[self._unsettled.pop(0)]
         slot = next((one for one in self._cache.table.window if one.chunk == chunk.number), None) or self._open(chunk)
         self._present_sink(slot)
-        self._clean_pass(slot, chunk.latents, self._before(slot), self._unsettled_text)
+        self._clean_pass(slot, chunk.latents, self._before(slot), self._text_of(chunk))
         return True
 
     @torch.inference_mode()
     def rollback(self, frame: int) -> None:
-        """Forget every latent frame from `frame` on (0 forgets all). The window is rebuilt at the next chunk.
+        """Forget every latent frame from `frame` on (0 forgets all). What the window then lacks comes with the next chunk.
 
         A chunk cut short keeps its number and its first latents. Raises ConfigError for a frame that lies before
         what is kept, or ahead of the stream.
@@ -231,7 +242,8 @@ class LatentStream:
         self.next_chunk = last.number + 1
         self._shot = last.shot
         self._cut_due = False
-        self._recache_due = True
+        self._torn = True
+        self._unsettled = [number for number in self._unsettled if number < self.next_chunk]
 
     def kept_before(self, frame: int) -> list[LatentChunk]:
         """Sinks and window (oldest first) as `rollback(frame)` would leave them, 1 ≤ frame; nothing changes.
@@ -256,7 +268,7 @@ class LatentStream:
         self._forget()
         self.seed = seed
         self._text = sink_text
-        self._sink = kept[0]
+        self._sink, self._sink_text = kept[0], sink_text
         self._remake_sink(kept[0])
         self._heads = [chunk for before, chunk in pairwise(kept) if chunk.shot > before.shot]
         gap = len(kept) > 2 and kept[1].end_frame < kept[2].first_frame  # a shot sink of long ago, then the window
@@ -264,6 +276,11 @@ class LatentStream:
         self._shot = kept[-1].shot
         self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
         self._recache_due = True
+
+    @property
+    def sink_text(self) -> Conditioning | None:
+        """What the sink's keys and values are made under; None: there is no sink yet."""
+        return self._sink_text
 
     def close(self) -> None:
         """Let go of whoever else works for the stream; here nobody does."""
@@ -333,16 +350,15 @@ class LatentStream:
         attention = self._cache.attention(slot, seen)
         self.transformer(latents, times, self._turn(slot), attention, text, flow=False)
 
-    def _clean_passes(self, chunks: Sequence[LatentChunk]) -> None:
+    def _clean_passes(self, chunks: Sequence[LatentChunk], text: Conditioning) -> None:
         """Clean passes over chunks one after the other, each seeing all before it: by one forward, whose linears take
         all tokens at once."""
-        assert self._text is not None
         slots = [self._open(chunk) for chunk in chunks]
         turns = [Turn(slot, self._before(slot), self._sink_shifts(slot)) for slot in slots]
         latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
         times = torch.zeros(latents.shape[:2], device=self._device)
         attention = self._cache.attention_in_turn(turns)
-        self.transformer(latents, times, self._turn(slots), attention, self._text, flow=False)
+        self.transformer(latents, times, self._turn(slots), attention, text, flow=False)
 
     def _before(self, slot: Resident) -> list[Resident]:
         """The sinks, and the window's chunks before this one."""
@@ -351,8 +367,9 @@ class LatentStream:
         ]
 
     def _keep(self, chunk: LatentChunk, slot: Resident) -> None:
+        assert self._text is not None
         if self._sink is None:
-            self._sink = chunk
+            self._sink, self._sink_text = chunk, self._text
             self._cache.pin(slot)
         else:
             self._past.append(replace(chunk, seconds={}))
@@ -362,6 +379,10 @@ class LatentStream:
             if self.config.shot_sink:
                 self._unpin_shots()
                 self._cache.pin(slot)
+        known = chunk.number - self._cache.table.slots - 2  # older ones come back by a long way back alone
+        self._texts = {number: text for number, text in self._texts.items() if number > known}
+        self._texts[chunk.number] = self._text
+        self._unsettled = [number for number in self._unsettled if number > known]
         if self._unsettled:
             self._unsettled.append(chunk.number)
         self._cut_due = False
@@ -393,26 +414,55 @@ class LatentStream:
         whole; it reaches one chunk further back (that one leaves with the next chunk), and while no chunk
         has left the cache yet, the sinks are made anew with the rest.
         """
+        assert self._text is not None
         self._unsettled = []
         together = self.config.recache == "bidirectional"
-        window = self._window()
+        window = self._window(together)
         if depth is not None and not together and depth < len(window) and self._clear_but(window[:-depth]):
             self._unsettled = [chunk.number for chunk in window]
-            self._unsettled_text = self._text
-            window = window[-depth:]
+            now = window[-depth:]
         else:
-            self._restore_shot_sink()
-            window = self._window()
+            self._restore_shot_sink(self._text)
+            now = window = self._window(together)
+        self._texts |= dict.fromkeys((chunk.number for chunk in window), self._text)
         if together:
-            self._recache_together(window, self._cache.table.pinned)
-        elif window:
-            self._clean_passes(window)
+            self._recache_together(now, self._cache.table.pinned)
+        elif now:
+            self._clean_passes(now, self._text)
 
-    def _window(self) -> list[LatentChunk]:
-        """The finished chunks that the window has room for, oldest first; none that is a sink."""
+    def _mend_window(self) -> None:
+        """Clean passes over those chunks that the window lacks or holds longer than they are now, each under its own
+        prompt. As in a recache, older ones may be left for `settle`."""
+        if not self._shot_sink_stands():
+            head = self._shot_head
+            self._restore_shot_sink(self._text_of(head) if head else None)
+        window = self._window()
+        whole = [one for one in self._cache.table.window if any(is_whole(one, chunk) for chunk in window)]
+        for resident in self._cache.table.window:
+            if resident not in whole:
+                self._cache.table.drop(resident)
+        there = {resident.chunk for resident in whole}
+        torn = [chunk for chunk in window if chunk.number not in there]
+        depth = self.config.recache_depth
+        if depth is not None and 2 * len(whole) >= len(window):
+            later = {chunk.number for chunk in torn if chunk not in window[-depth:]}
+            self._unsettled = sorted({*self._unsettled, *later})
+            torn = [chunk for chunk in torn if chunk.number not in later]
+        for _, chunks in groupby(torn, lambda chunk: id(self._text_of(chunk))):
+            together = list(chunks)
+            self._clean_passes(together, self._text_of(together[0]))
+
+    def _text_of(self, chunk: LatentChunk) -> Conditioning:
+        """The prompt that a chunk was made under; the present one if that is too long ago."""
+        assert self._text is not None
+        return self._texts.get(chunk.number, self._text)
+
+    def _window(self, further: bool = False) -> list[LatentChunk]:
+        """The finished chunks that the window has room for beside the next one, oldest first; none that is a sink.
+        further: and the one before them."""
         pinned = self._cache.table.pinned
         sinks = {resident.chunk for resident in pinned}
-        room = self._cache.table.slots - len(pinned) - (0 if self.config.recache == "bidirectional" else 1)
+        room = self._cache.table.slots - len(pinned) - (0 if further else 1)
         window = [chunk for chunk in self._past if chunk.number not in sinks]
         if self.config.cut_clears_window:
             window = [chunk for chunk in window if chunk.shot == self._shot]
@@ -439,13 +489,16 @@ class LatentStream:
             known = {chunk.number: chunk for chunk in (self._sink, *self._heads) if chunk is not None}
             latents = [*(known[resident.chunk].latents for resident in pinned), *latents]
             slots, seen = [*pinned, *slots], []
+            self._sink_text = self._text
         if not slots:
             return
         self._present_sink(slots[-1])
         self._clean_pass(slots, torch.cat(latents, dim=1), seen)
 
-    def _restore_shot_sink(self) -> None:
-        """Empty the window, and see to it that the present shot's first chunk, and no other, is the shot sink."""
+    def _restore_shot_sink(self, text: Conditioning | None) -> None:
+        """Empty the window, and see to it that the present shot's first chunk, and no other, is the shot sink.
+
+        text: for its keys and values if they must be made."""
         wanted = self._shot_head
         table = self._cache.table
         for resident in table.pinned:
@@ -455,7 +508,7 @@ class LatentStream:
         if wanted is not None and not self._shot_sink_stands():
             slot = self._open(wanted)
             self._present_sink(slot)
-            self._clean_pass(slot, wanted.latents)
+            self._clean_pass(slot, wanted.latents, text=text)
             self._cache.pin(slot)
 
     def _shot_sink_stands(self) -> bool:
@@ -477,7 +530,7 @@ class LatentStream:
     def _remake_sink(self, sink: LatentChunk) -> None:
         self._cache.clear()
         slot = self._cache.table.open(sink.number, sink.first_frame, sink.latents.shape[1])
-        self._clean_pass(slot, sink.latents, seen=())
+        self._clean_pass(slot, sink.latents, seen=(), text=self._sink_text)
         self._cache.pin(slot)
 
     def _present_sink(self, current: Resident) -> None:
@@ -508,9 +561,10 @@ class LatentStream:
     def _forget(self) -> None:
         self._cache.clear()
         self._past.clear()
-        self._sink = None
+        self._sink = self._sink_text = None
         self._heads.clear()
-        self._recache_due = self._shallow = False
+        self._texts = {}
+        self._recache_due = self._shallow = self._torn = False
         self._unsettled = []
         self._cut_due = False
         self._shot = 0

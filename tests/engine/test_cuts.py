@@ -95,7 +95,7 @@ class NoWork(LatentStream):
     def _denoise(self, slot: Resident, interrupted: object) -> Tensor:
         return self._noise()
 
-    def _clean_pass(self, slot: object, latents: Tensor, seen: object = None) -> None:
+    def _clean_pass(self, slot: object, latents: Tensor, seen: object = None, text: object = None) -> None:
         pass
 
 

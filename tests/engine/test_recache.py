@@ -8,7 +8,7 @@ from torch import Tensor
 
 from everscene_engine.config import StreamConfig
 from everscene_engine.errors import ConfigError
-from everscene_engine.stream import LatentStream
+from everscene_engine.stream import LatentStream, Transition
 from tests.engine.small import STREAM, small_prompt, small_transformer
 
 MODEL = small_transformer()
@@ -50,7 +50,7 @@ def recache(stream: LatentStream, depth: int | None = None) -> None:
 @torch.inference_mode()
 def chunk_by_chunk(stream: LatentStream) -> None:
     """What a recache is defined as."""
-    stream._restore_shot_sink()
+    stream._restore_shot_sink(None)
     for chunk in stream._window():
         slot = stream._open(chunk)
         stream._present_sink(slot)
@@ -176,11 +176,89 @@ def test_a_restored_world_is_recached_whole() -> None:
     assert made is not None and not fresh.unsettled
 
 
-def test_without_a_change_of_prompt_a_rollback_recaches_all() -> None:
-    stream = make_stream(LAST)
-    stream.rollback(11)
-    stream.generate()
-    assert not stream.unsettled
+def unchanged(before: dict[int, list[Tensor]], after: dict[int, list[Tensor]]) -> list[int]:
+    """The chunks whose keys and values are the same to the bit."""
+    both = sorted(before.keys() & after.keys())
+    return [n for n in both if all(torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))]
+
+
+@pytest.mark.parametrize("transition", ["text", "cut"])
+def test_after_a_rollback_only_a_recache_takes_the_new_prompt_into_the_window(transition: Transition) -> None:
+    stream, other = make_stream(chunks=7), make_stream(chunks=7)
+    for one in (stream, other):
+        one.rollback(11)  # of chunk 5 one latent frame stays; chunk 2 had given its slot away
+    stream.steer(NEW, transition)
+    for one in (stream, other):
+        one._mend_window()
+    assert sorted(cache_of(stream)) == [0, 3, 4, 5]
+    assert unchanged(cache_of(stream), cache_of(other)) == [0, 3, 4, 5]
+
+
+def test_after_a_rollback_chunks_that_are_there_whole_stay_as_they_are() -> None:
+    stream = make_stream(chunks=7)
+    before = cache_of(stream)
+    stream.rollback(10)
+    stream._mend_window()
+    assert unchanged(before, cache_of(stream)) == [0, 3, 4]
+    assert sorted(cache_of(stream)) == [0, 2, 3, 4]
+
+
+def test_each_chunk_is_mended_under_the_prompt_that_it_was_made_under() -> None:
+    """Two chunks are gone from the window, one of each prompt."""
+    stream = make_stream(chunks=3)
+    stream.steer(NEW, "text")
+    for _ in range(3):
+        stream.generate()
+    alone = make_stream(chunks=3)
+    alone.steer(NEW, "text"), alone.generate()
+    stream.rollback(8), alone.rollback(8)
+    stream.steer(OLD, "text")
+    for one in (stream, alone):
+        one._cache.table.clear_window()
+        one._mend_window()
+    assert unchanged(cache_of(stream), cache_of(alone)) == [0, 1, 2, 3]
+    stream.steer(OLD), recache(stream)
+    assert 3 not in unchanged(cache_of(stream), cache_of(alone))
+
+
+def test_an_interrupted_chunk_is_made_the_second_time_as_if_it_were_the_first() -> None:
+    stream, other = make_stream(), make_stream()
+    assert stream.generate(lambda: True) is None
+    made, expected = stream.generate(), other.generate()
+    assert made is not None and expected is not None and torch.equal(made.latents, expected.latents)
+    assert unchanged(cache_of(stream), cache_of(other)) == [0, 3, 4, 5, 6]
+
+
+def test_a_chunk_made_after_the_recache_is_settled_under_its_own_prompt() -> None:
+    roomy = replace(STREAM, window_chunks=8, sink_reach=None, recache_depth=1)
+    stream, other = make_stream(roomy, chunks=4), make_stream(roomy, chunks=4)
+    for one in (stream, other):
+        one.steer(NEW), recache(one, 1)
+    while other.settle():
+        pass
+    stream.steer(OLD, "text"), other.steer(OLD, "text")
+    made = stream.generate()
+    assert made is not None
+    while stream.settle():
+        pass
+    slot = other._open(made)
+    other._present_sink(slot)
+    other._clean_pass(slot, made.latents, other._before(slot), OLD)
+    assert same(cache_of(stream), cache_of(other))
+
+
+def test_a_rollback_into_the_sink_keeps_the_prompt_of_the_sink() -> None:
+    stream, other = make_stream(chunks=3), make_stream(chunks=1)
+    stream.steer(NEW), stream.generate()
+    stream.rollback(1), other.rollback(1)
+    assert unchanged(cache_of(stream), cache_of(other)) == [0]
+    assert stream.sink_text is OLD
+
+
+def test_a_bidirectional_recache_of_the_sink_gives_it_the_new_prompt() -> None:
+    stream = make_stream(replace(STREAM, recache="bidirectional"), chunks=2)
+    stream.steer(NEW), stream.generate()
+    assert stream.sink_text is NEW
 
 
 def test_a_bidirectional_recache_is_always_whole() -> None:
