@@ -169,14 +169,14 @@ def test_an_error_with_the_id_of_an_event_ends_its_receipt(connect: Connect) -> 
         if message["type"] == "hello":
             return [welcome()]
         if message["type"] == "event":
-            reason = "the id 1 is taken"
-            return [msgpack.packb({"type": "error", "id": message["id"], "code": "duplicate_id", "reason": reason})]
+            reason = "the name has 70 characters; at most 64 are taken"
+            return [msgpack.packb({"type": "error", "id": message["id"], "code": "too_long", "reason": reason})]
         return []
 
     with router(answer) as endpoint:
         session = connect(endpoint)
         session.do("event night")
-        assert session.expect("receipt", name="night")["code"] == "duplicate_id"
+        assert session.expect("receipt", name="night")["code"] == "too_long"
 
 
 def test_a_server_that_forgot_us_is_told_hello_again(connect: Connect) -> None:

@@ -15,7 +15,8 @@ namespace Everscene
 
     /// <summary>
     /// The control socket: one thread connects, says hello, listens, and begins again when the connection is lost; one
-    /// sends what is posted, once the server has welcomed us. Neither touches anything of the game.
+    /// sends what is posted, once the server has welcomed us. Neither touches anything of the game. A session is one
+    /// server on one connection: they are counted, and what was sent in an earlier one may not have arrived.
     /// </summary>
     internal sealed class ControlLink
     {
@@ -42,6 +43,8 @@ namespace Everscene
         bool helloWanted;
         bool stopping;
         bool refused;
+        int session;
+        long epoch;
         long helloAtMs = -1;
 
         public ControlLink(
@@ -63,12 +66,13 @@ namespace Everscene
             sender.Start();
         }
 
-        /// <summary>Queues a message; false when far too many wait already.</summary>
+        /// <summary>Queues a message; false when far too many wait already for another event or prompt.</summary>
         public bool Post(Outgoing message)
         {
             lock (gate)
             {
-                if (queue.Count >= LongestQueue) return false;
+                bool isNewInput = message.Receipt != null && message.Receipt.Session == Receipt.NotYet;
+                if (isNewInput && queue.Count >= LongestQueue) return false;
                 queue.Enqueue(message);
                 Monitor.Pulse(gate);
                 return true;
@@ -171,6 +175,7 @@ namespace Everscene
                 {
                     if (stopping) return new ConnectionException("stopped");
                     connection = opened;
+                    epoch = 0;
                     helloAtMs = NowMs;
                     helloWanted = true;
                     Monitor.PulseAll(gate);
@@ -255,9 +260,11 @@ namespace Everscene
             if (welcome.Major != Messages.Major)
                 throw new MessageException("a welcome of protocol " + welcome.Major + "." + welcome.Minor);
             onWelcome(welcome);
-            news.Add(new News(NewsKind.Welcome, null, welcome));
             lock (gate)
             {
+                if (welcome.Epoch != epoch) session++;
+                epoch = welcome.Epoch;
+                news.Add(new News(NewsKind.Welcome, null, welcome, session));
                 welcomed = true;
                 Monitor.PulseAll(gate);
             }
@@ -265,15 +272,17 @@ namespace Everscene
 
         void HearPong(ref MsgPackReader reader, int pairs)
         {
-            long received = UnixClock.SystemNow, sent = 0, server = 0;
+            long received = UnixClock.SystemNow, sent = 0, server = 0, id = 0;
             for (; pairs > 0; pairs--)
             {
                 MsgPackKey key = reader.Key();
                 if (key.Is("client_ns") && !reader.TryNil()) sent = reader.Integer();
                 else if (key.Is("server_ns")) server = reader.Integer();
+                else if (key.Is("id") && !reader.TryNil()) id = reader.Integer();
                 else reader.Skip();
             }
             if (sent > 0 && server > 0) clock.Observe(sent, received, server);
+            news.Add(new News(NewsKind.Pong, null, null, id));
         }
 
         void HearError(ref MsgPackReader reader, int pairs)
@@ -311,19 +320,13 @@ namespace Everscene
             ZmtpConnection to;
             while (TakeNext(out next, out to))
             {
-                if (next.Receipt != null) next.Receipt.WasSent = true;
                 try
                 {
                     to.Send(next.Bytes, next.Bytes.Length);
                 }
-                catch (ConnectionException lost)
+                catch (ConnectionException)
                 {
-                    // The listener notices too, and connects again; here it matters only what was under way.
-                    if (next.Receipt == null) continue;
-                    news.Add(new News(NewsKind.Receipt, null, new ReceiptNews
-                    {
-                        Id = next.Receipt.Id, State = ReceiptState.Lost, Reason = "it broke while it was sent: " + lost.Message,
-                    }));
+                    // The listener notices too, and connects again. What was under way is then sent again.
                 }
             }
         }
@@ -344,6 +347,7 @@ namespace Everscene
                 }
                 if (queue.Count == 0 || !welcomed) return false;
                 next = queue.Dequeue();
+                if (next.Receipt != null) next.Receipt.Session = session;
                 return true;
             }
         }

@@ -49,6 +49,8 @@ namespace Everscene
     {
         public const string Version = "0.1.0";
         const int UnsentMs = 5000;
+        const int SendAgainMs = 20000; // docs/protocol.md §5
+        const int ReceiptsKeptMs = 30000; // by a server for a client that is away, §3
         const int UnansweredMs = 10000;
         const int ChoresMs = 250;
         const int PingEveryMs = 10000;
@@ -65,9 +67,11 @@ namespace Everscene
         readonly Dictionary<long, Receipt> open = new Dictionary<long, Receipt>();
         readonly List<Receipt> unseen = new List<Receipt>();
         readonly List<Outgoing> expired = new List<Outgoing>();
-        readonly List<Receipt> lost = new List<Receipt>();
+        readonly List<Receipt> chosen = new List<Receipt>();
         long nextId = 1;
         long epoch;
+        int session;
+        long marker; // id of the ping whose answer comes after every receipt that the server knows of
         long answersDueMs = -1;
         long choresAtMs;
         long pingAtMs;
@@ -176,7 +180,7 @@ namespace Everscene
             control.Stop(Messages.Bye(writer), StopMs / 2);
             frames.Stop((int)Math.Max(10, until - ControlLink.NowMs));
             Frames.Dispose();
-            LoseAll("the client was closed", false);
+            LoseAll("the client was closed");
         }
 
         void OnUnload(object sender, EventArgs arguments) => Dispose();
@@ -195,11 +199,12 @@ namespace Everscene
         {
             if (State == ClientState.Stopped) throw new ObjectDisposedException(nameof(EversceneClient));
             open[receipt.Id] = receipt;
+            receipt.Message = new Outgoing { Bytes = bytes, Receipt = receipt, BornMs = ControlLink.NowMs };
             if (bytes.Length > Messages.LongestMessage)
                 Reject(receipt, "too_long", "a message has at most 65536 bytes, this one " + bytes.Length);
             else if (State == ClientState.Refused)
                 Reject(receipt, "not_connected", LastError);
-            else if (!control.Post(new Outgoing { Bytes = bytes, Receipt = receipt, BornMs = ControlLink.NowMs }))
+            else if (!control.Post(receipt.Message))
                 Reject(receipt, "queue_full", "too many messages wait for a connection to " + endpoint);
             return receipt;
         }

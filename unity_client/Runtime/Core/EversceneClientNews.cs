@@ -55,11 +55,12 @@ namespace Everscene
         {
             switch (item.Kind)
             {
-                case NewsKind.Welcome: HearWelcome((Welcome)item.Payload); break;
+                case NewsKind.Welcome: HearWelcome((Welcome)item.Payload, (int)item.Number); break;
                 case NewsKind.Disconnected: HearDisconnected(item.Text); break;
-                case NewsKind.Refused: State = ClientState.Refused; LoseAll(item.Text, false); break;
+                case NewsKind.Refused: State = ClientState.Refused; LoseAll(item.Text); break;
                 case NewsKind.Trouble: HearTrouble(item.Text); break;
                 case NewsKind.Receipt: HearReceipt((ReceiptNews)item.Payload); break;
+                case NewsKind.Pong: HearPong(item.Number); break;
                 case NewsKind.Stats: LatestStats = (ServerStats)item.Payload; StatsReceived?.Invoke(LatestStats); break;
                 case NewsKind.Prompt: Prompt = item.Text; PromptChanged?.Invoke(item.Text, item.Number); break;
                 case NewsKind.State: ServerState = item.Text; ServerStateChanged?.Invoke(item.Text, (string)item.Payload); break;
@@ -68,10 +69,17 @@ namespace Everscene
             }
         }
 
-        void HearWelcome(Welcome welcome)
+        void HearWelcome(Welcome welcome, int number)
         {
-            bool again = Welcome != null && State != ClientState.Connected;
-            if (epoch != 0 && epoch != welcome.Epoch) LoseAll("the server was started anew", true);
+            bool news = State != ClientState.Connected;
+            bool again = Welcome != null && news;
+            State = ClientState.Connected;
+            session = number;
+            if (epoch != 0 && epoch != welcome.Epoch)
+            {
+                LoseUnnamed("the server was started anew");
+                unseen.Clear();
+            }
             epoch = welcome.Epoch;
             Welcome = welcome;
             Scene = welcome.Scene;
@@ -82,9 +90,9 @@ namespace Everscene
             choresAtMs = 0;
             if (again) reconnects++;
             if (answersDueMs >= 0) answersDueMs = ControlLink.NowMs + UnansweredMs;
-            foreach (Receipt receipt in open.Values) receipt.WasNamed = false;
-            bool news = State != ClientState.Connected;
-            State = ClientState.Connected;
+            SendAgain();
+            marker = nextId++;
+            Post(Messages.Ping(writer, marker, UnixClock.SystemNow));
             if (news) Connected?.Invoke(welcome);
             else SceneChanged?.Invoke(Scene);
         }
@@ -95,7 +103,7 @@ namespace Everscene
             LastError = reason;
             ServerState = "";
             // What was under way may be answered on the next connection; not for ever.
-            if (open.Count > 0 && answersDueMs < 0) answersDueMs = ControlLink.NowMs + UnansweredMs;
+            if (open.Count > 0 && answersDueMs < 0) answersDueMs = ControlLink.NowMs + ReceiptsKeptMs;
             Disconnected?.Invoke(reason);
         }
 
@@ -111,12 +119,23 @@ namespace Everscene
         {
             Receipt receipt;
             if (!open.TryGetValue(heard.Id, out receipt)) return;
-            receipt.WasNamed = true;
+            if (heard.Code == "duplicate_id") return; // sent again, and known already
+            bool isUnheard = heard.Code == "no_hello";
+            receipt.Session = isUnheard ? Receipt.Unheard : session;
+            if (isUnheard) return; // sent again after the next welcome
             if (!receipt.Advance(heard)) return;
             if (receipt.IsFinal) open.Remove(receipt.Id);
             if (receipt.IsApplied) unseen.Add(receipt);
             ReceiptChanged?.Invoke(receipt);
             receipt.Resume();
+        }
+
+        // The server has named all that it knows of.
+        void HearPong(long id)
+        {
+            if (id != marker) return;
+            answersDueMs = -1;
+            LoseUnnamed("the connection was lost, and its receipt with it");
         }
 
         void DoChores(long nowMs)
@@ -125,7 +144,7 @@ namespace Everscene
             if (Frames.TakeNeedsHello()) control.RequestHello();
             control.TakeExpired(UnsentMs, expired);
             foreach (Outgoing message in expired)
-                if (message.Receipt != null)
+                if (message.Receipt != null && message.Receipt.Session == Receipt.NotYet)
                     Reject(message.Receipt, "not_connected", "no connection to " + endpoint + " for 5 s"
                         + (LastError.Length > 0 ? ": " + LastError : ""));
             expired.Clear();
@@ -148,28 +167,42 @@ namespace Everscene
             Post(Messages.Ping(writer, nextId++, UnixClock.SystemNow));
         }
 
-        // What still waits to be sent has a time limit of its own, and lives through a change of servers.
-        void LoseAll(string reason, bool onlySent)
+        // Sent, and neither repeated nor named in the present session; while there is none, sent at all.
+        bool IsUnnamed(Receipt receipt) =>
+            receipt.Session != Receipt.NotYet && (State != ClientState.Connected || receipt.Session < session);
+
+        // What was not accepted may never have arrived. The server takes it once, however often it comes.
+        void SendAgain()
         {
-            lost.Clear();
+            long now = ControlLink.NowMs;
+            chosen.Clear();
             foreach (Receipt receipt in open.Values)
-                if (receipt.WasSent || !onlySent) lost.Add(receipt);
-            EndLost(reason);
+                if (IsUnnamed(receipt) && receipt.Message != null && now - receipt.Message.BornMs <= SendAgainMs) chosen.Add(receipt);
+            chosen.Sort((one, other) => one.Id.CompareTo(other.Id));
+            foreach (Receipt receipt in chosen)
+                control.Post(new Outgoing { Bytes = receipt.Message.Bytes, Receipt = receipt, BornMs = now });
+        }
+
+        void LoseAll(string reason)
+        {
+            chosen.Clear();
+            chosen.AddRange(open.Values);
+            Lose(reason);
             unseen.Clear();
         }
 
-        // After a break the server names every event and prompt that it still knows of.
+        // What still waits to be sent has a time limit of its own.
         void LoseUnnamed(string reason)
         {
-            lost.Clear();
+            chosen.Clear();
             foreach (Receipt receipt in open.Values)
-                if (receipt.WasSent && !receipt.WasNamed) lost.Add(receipt);
-            EndLost(reason);
+                if (IsUnnamed(receipt)) chosen.Add(receipt);
+            Lose(reason);
         }
 
-        void EndLost(string reason)
+        void Lose(string reason)
         {
-            foreach (Receipt receipt in lost)
+            foreach (Receipt receipt in chosen)
                 HearReceipt(new ReceiptNews { Id = receipt.Id, State = ReceiptState.Lost, Reason = reason });
         }
 

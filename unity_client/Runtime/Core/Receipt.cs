@@ -88,6 +88,7 @@ namespace Everscene
         {
             if (IsFinal || news.State <= State) return false;
             State = news.State;
+            Message = null;
             if (news.Order > 0) Order = news.Order;
             Frame = news.Frame;
             Chunk = news.Chunk;
@@ -100,11 +101,18 @@ namespace Everscene
             return true;
         }
 
-        /// <summary>Set by the sending thread.</summary>
-        internal volatile bool WasSent;
+        internal const int NotYet = -1;
+        internal const int Unheard = 0;
 
-        /// <summary>Whether the server has named it since its latest welcome.</summary>
-        internal bool WasNamed;
+        /// <summary>
+        /// The session (<see cref="ControlLink"/>) in which it was last sent or named by the server; <see cref="NotYet"/>, or
+        /// <see cref="Unheard"/> if the server did not take it because it did not know us. Set by the sending thread, then by
+        /// the polling one.
+        /// </summary>
+        internal volatile int Session = NotYet;
+
+        /// <summary>What may have to be sent again; null once the server has accepted it.</summary>
+        internal Outgoing Message;
 
         internal void MarkSeen(long nowNs) => SeenMs = (nowNs - SentNs) / 1e6;
 
