@@ -69,10 +69,10 @@ def weights(of: WorldModel) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
 
 
-def run(out: Path, team: Team, muon: bool = True) -> None:
-    """Train, and leave what a rank has in the end."""
+def begun(out: Path, team: Team, muon: bool = True, resume: Path | None = None) -> Trainer:
+    """A rank's run before its first step."""
     options = argparse.Namespace(
-        out=out, autoencoder=None, resume=None, device="cpu", seconds=STEPS, seed=SEED, save_every=1e9
+        out=out, autoencoder=None, resume=resume, device="cpu", seconds=STEPS, seed=SEED, save_every=1e9
     )
     small: dict[str, Any] = {
         "POCKET_STREAM": STREAM,
@@ -83,8 +83,13 @@ def run(out: Path, team: Team, muon: bool = True) -> None:
         "load_autoencoder": lambda path, device: SimpleNamespace(config=SimpleNamespace(latent_shape=(4, 4, 6))),
     }
     with patch.multiple(teacher_forcing, **small):
-        trainer = Trainer(options, RECIPE, team)
-        trainer.run()
+        return Trainer(options, RECIPE, team)
+
+
+def run(out: Path, team: Team, muon: bool = True) -> None:
+    """Train, and leave what a rank has in the end."""
+    trainer = begun(out, team, muon)
+    trainer.run()
     left = {"steps": trainer.average.steps, "weights": weights(trainer.model), "clips": trainer.pool._latents}
     torch.save(left, out / f"rank{team.rank}.pt")
 

@@ -37,6 +37,7 @@ from everscene_engine.training.loop import (
     warmup_cosine,
 )
 from everscene_engine.training.team import Team, check_team, train_together
+from everscene_engine.training.world.captions import VOCABULARY
 from everscene_engine.training.world_model import Optimizer, WorldModel
 
 
@@ -161,6 +162,8 @@ class Trainer:
         self.stream: StreamConfig = POCKET_STREAM
         torch.manual_seed(options.seed)
         model = WorldModel.load(options.resume) if options.resume else WorldModel.new(POCKET_TRANSFORMER)
+        if model.text.config.vocabulary != VOCABULARY:
+            model = model.with_vocabulary(VOCABULARY)
         self.model = model.to(self.device)
         seed = team.seed(options.seed)
         if seed != options.seed:
@@ -272,7 +275,9 @@ def main() -> None:
     parser.add_argument("--autoencoder", type=Path, required=True, help="autoencoder.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and curve")
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the run")
-    parser.add_argument("--resume", type=Path, help="folder of weights to go on from")
+    parser.add_argument(
+        "--resume", type=Path, help="folder of weights to go on from; it learns the words that they lack"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", type=int, default=1, help="how many train together (on a CPU, how many processes)")
     parser.add_argument(

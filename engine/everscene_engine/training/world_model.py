@@ -1,5 +1,7 @@
 """The two networks of the pocket model that learn together, their optimiser, and how they are saved."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,6 +39,19 @@ class WorldModel(nn.Module):
         """Weights that `save` wrote, ready to go on with. Raises CheckpointError."""
         model = cls(*load_pocket_transformer(folder))
         return model.train().requires_grad_(True)
+
+    @torch.no_grad()
+    def with_vocabulary(self, words: Sequence[str]) -> "WorldModel":
+        """The same model with a text encoder of these words: those that it knew mean what they meant, others are
+        random. The transformer is shared, everything of the encoder is a copy."""
+        before = self.text
+        text = PocketTextEncoder(replace(before.config, vocabulary=tuple(words))).to(before.place.device)
+        place = {word: index for index, word in enumerate(before.config.vocabulary, start=1)}
+        for index, word in enumerate(words, start=1):
+            if word in place:
+                text.word.weight[index] = before.word.weight[place[word]]
+        text.load_state_dict({**before.state_dict(), "word.weight": text.word.weight})
+        return WorldModel(self.transformer, text)
 
     @torch.no_grad()
     def save(self, folder: Path, average: AveragedWeights) -> None:
