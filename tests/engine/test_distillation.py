@@ -26,8 +26,7 @@ from everscene_engine.training.stories import Story
 from everscene_engine.training.teacher_forcing import draw_leaning
 from everscene_engine.training.world.captions import VOCABULARY, parse_attributes, tokenize
 from everscene_engine.training.world.scene import MOMENT_CHUNKS
-from everscene_engine.training.world_model import WorldModel
-from tests.engine.balanced import SIZES, STREAM
+from tests.engine.balanced import STREAM, model
 
 SHAPE = (2, 2, 4, 4, 6)
 
@@ -198,15 +197,14 @@ def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of a small teacher, for a small stage."""
     monkeypatch.setattr(distillation, "POCKET_STREAM", STREAM)
     monkeypatch.setattr(distillation, "TimeBudget", Chunks)
-    torch.manual_seed(0)
-    made = WorldModel.new(SIZES)
+    made = model()
     made.save(tmp_path / "teacher", AveragedWeights(made))
     return tmp_path / "teacher"
 
 
 def trainer(teacher: Path, chunks: int = 6, **options: Any) -> Trainer:
     recipe: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in vars(Recipe())}
-    given = {"seconds": chunks, "seed": 0, "device": "cpu", "save_every": 1e9, "student": None, **options}
+    given = {"seconds": chunks, "seed": 0, "device": "cpu", "save_every": 1e9, "begin_with": None, **options}
     out = teacher.parent / "out"
     out.mkdir(exist_ok=True)
     return Trainer(argparse.Namespace(teacher=teacher, out=out, **given), Recipe(clips=2, rank=2, **recipe))
@@ -229,3 +227,14 @@ def test_what_is_over_after_a_chunk_is_no_longer_asked_for(teacher: Path) -> Non
     lengths = rollout.asked.lengths
     rollout.go_on()
     assert (lengths - rollout.asked.lengths).tolist() == [0, len(tokenize(CUT_PREFIX))]
+
+
+def test_four_steps_begin_with_what_was_learned_for_two(teacher: Path) -> None:
+    first = trainer(teacher, method="trajectory", steps=2)
+    first.run()
+    first.low_rank.save(teacher, 2, first.average)
+    second = trainer(teacher, method="trajectory", steps=4, begin_with=2)
+    for number in range(len(first.low_rank.up)):
+        learned = first.average.tensors[f"up.{number}"]
+        assert learned.abs().max() > 0
+        torch.testing.assert_close(second.average.tensors[f"up.{number}"], learned.bfloat16().float())

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everscene_engine.checkpoint import load_pocket_transformer, low_rank_for, save_pocket_transformer
+from everscene_engine.checkpoint import (
+    load_part,
+    load_pocket_transformer,
+    low_rank_for,
+    low_rank_part,
+    save_pocket_transformer,
+)
 from everscene_engine.config import TransformerConfig
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
 from everscene_engine.training.loop import AveragedWeights
@@ -79,6 +85,25 @@ def test_the_loader_adds_what_was_learned_for_few_steps(tmp_path: Path, transfor
     torch.testing.assert_close(linear(load_pocket_transformer(tmp_path, 2)[0]).weight, wanted, atol=2e-3, rtol=0)
     of_many = linear(load_pocket_transformer(tmp_path, 16)[0]).weight
     assert (of_many - wanted).abs().max() > 0.05
+
+
+def test_a_student_can_begin_with_what_another_learned(tmp_path: Path, transformer: WanTransformer) -> None:
+    text = PocketTextEncoder(PocketTextConfig(("a", "fox"), width=CONFIG.text_dim))
+    save_pocket_transformer(transformer, text, tmp_path)
+    first = learned(load_pocket_transformer(tmp_path)[0])
+    first.save(tmp_path, 2, AveragedWeights(first))
+    base = load_pocket_transformer(tmp_path)[0]
+    student = LowRankStudent(base, rank=3)
+    student.begin_from(load_part(tmp_path, low_rank_part(2))[0])
+    torch.testing.assert_close(linear(base).weight, linear(load_pocket_transformer(tmp_path, 2)[0]).weight)
+    assert torch.equal(AveragedWeights(student).tensors["up.0"], student.up[0])
+
+
+def test_weights_of_another_rank_are_refused(tmp_path: Path, transformer: WanTransformer) -> None:
+    first = learned(transformer)
+    first.save(tmp_path, 2, AveragedWeights(first))
+    with pytest.raises(ValueError, match=r"lora_A.weight' is \[3, .*the student wants \[1, "):
+        LowRankStudent(transformer, rank=1).begin_from(load_part(tmp_path, low_rank_part(2))[0])
 
 
 def test_what_was_learned_for_fewer_steps_serves_up_to_four(tmp_path: Path) -> None:

@@ -78,15 +78,15 @@ def test_only_the_corrected_step_carries_a_gradient() -> None:
     weight = stream.transformer.blocks[0].ffn[0].weight.requires_grad_(True)  # type: ignore[union-attr, index]
     text = small_prompt(stream.transformer)
     made = denoise_with_gradient(stream, stream._noise(), SCHEDULE, text, corrected=[0])
-    assert made.corrected[0].m.requires_grad and not made.latents.requires_grad
-    assert torch.autograd.grad(made.corrected[0].m.sum(), weight)[0].abs().sum() > 0
+    assert made.predictions[0].requires_grad and not made.latents.requires_grad
+    assert torch.autograd.grad(made.predictions[0].sum(), weight)[0].abs().sum() > 0
 
 
 def test_the_last_steps_prediction_is_the_chunk() -> None:
     stream = opened()
     stream.begin()
     made = denoise_with_gradient(stream, stream._noise(), SCHEDULE, small_prompt(stream.transformer), corrected=[1])
-    torch.testing.assert_close(made.corrected[0].m, made.latents)
+    torch.testing.assert_close(made.predictions[0], made.latents)
 
 
 def test_block_by_block_is_the_whole_forward() -> None:

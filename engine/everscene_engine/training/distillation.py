@@ -1,4 +1,4 @@
-"""Few-step distillation on the model's own long videos, with a live cache: three methods.
+"""Few-step distillation on the model's own long videos, with a live cache: two methods.
 
 The student rolls out streams of its own: real cache, sink, recache at prompt changes, rollbacks, for many seconds. On
 each new chunk it is corrected, so what goes wrong only after minutes is corrected where it happens, and no real clip is
@@ -6,9 +6,6 @@ needed ("Self Forcing", Huang et al. 2025; over long streams, "streaming long tu
 weights stay, follows the same stream with a cache of its own. It can be led away from the prompt without subject and
 moment by classifier-free guidance.
 
-    guidance    At every denoising step, and at one random noise level more, the student's flow is drawn to the guided
-                teacher's flow from the same noisy latents and the same past (mean square error): a student that needs
-                no guidance any more, for any number of steps. All weights learn.
     trajectory  The teacher goes from the student's noise to clean latents in many steps; every clean prediction of the
                 student is drawn there (mean square error). What is asked for is a function of the noise, so nothing is
                 averaged away. (Luhman and Luhman, 2021; Self Forcing begins with it.)
@@ -17,13 +14,13 @@ moment by classifier-free guidance.
                 of m is (m_critic − m_teacher) / mean |m − m_teacher|, which vanishes when the student's videos are
                 spread as the teacher would have them. (Distribution matching distillation, Yin et al. 2024.)
 
-The first makes a better teacher of the teacher-forced model; the others make of that the low-rank weights (LoRA) for
-one number of steps:
+Either makes low-rank weights (LoRA) for one number of steps. Those for more steps can begin with those for fewer, once
+they lie in the teacher's folder:
 
-    python -m everscene_engine.training.distillation --method guidance --teacher runs/transformer --seconds 150 \\
-        --out runs/guided
-    python -m everscene_engine.training.distillation --method matching --teacher runs/guided --steps 2 --seconds 500 \\
-        --out runs/guided
+    python -m everscene_engine.training.distillation --method matching --teacher runs/transformer --steps 2 \\
+        --seconds 235 --out runs/matching
+    python -m everscene_engine.training.distillation --method matching --teacher runs/transformer --steps 4 \\
+        --begin-with 2 --rate 3e-4 --seconds 200 --out runs/matching
 """
 
 import argparse
@@ -32,11 +29,12 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from everscene_engine.checkpoint import load_part, low_rank_part
 from everscene_engine.conditioning import Conditioning, TextEmbedding
 from everscene_engine.config import POCKET_STREAM
 from everscene_engine.sampler import Schedule, denoise, make_schedule
@@ -62,18 +60,17 @@ REPORT_EVERY = 20  # chunks
 class Recipe:
     """The knobs of the stage.
 
-    method: as above. clips: streams side by side. steps: the numbers of denoising steps that the student learns, one
-    drawn for each chunk. rank: of the low-rank weights that learn; 0: all weights do. guidance: the teacher's weight (1
-    is none). rate, critic_rate: learning rates. teacher_steps: of a trajectory. critic_steps: updates of the critic for
-    each of the student's; critic_alone: chunks in which it learns alone at first. lengths: chunks of a stream, least
-    and most (drawn evenly in the logarithm). events: chance that something happens before a chunk; touched: share of
-    the clips that it happens to. rollbacks: share of the events that take back a latent frame. average: decay of the
-    averaged weights, a chunk.
+    method: as above. clips: streams side by side. steps: denoising steps that the student learns. rank: of the low-rank
+    weights that learn. guidance: the teacher's weight (1 is none). rate, critic_rate: learning rates. teacher_steps: of
+    a trajectory. critic_steps: updates of the critic for each of the student's; critic_alone: chunks in which it learns
+    alone at first. lengths: chunks of a stream, least and most (drawn evenly in the logarithm). events: chance that
+    something happens before a chunk; touched: share of the clips that it happens to. rollbacks: share of the events
+    that take back a latent frame. average: decay of the averaged weights, a chunk.
     """
 
-    method: Literal["guidance", "trajectory", "matching"] = "matching"
+    method: Literal["trajectory", "matching"] = "matching"
     clips: int = 96
-    steps: tuple[int, ...] = (2,)
+    steps: int = 2
     rank: int = 32
     guidance: float = 1.0
     rate: float = 5e-4
@@ -152,29 +149,19 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """A forward of the student that is corrected: noisy latents x [B, F, C, h, w], what the network was told, and the
-    clean prediction m, with its gradient."""
-
-    x: Tensor
-    sigma: float
-    timestep: float
-    m: Tensor
-
-
-@dataclass(frozen=True)
 class Denoised:
-    """What the student made of a chunk: the latents that the stream goes on with, and the forwards to correct."""
+    """What the student made of a chunk: the latents [B, F, C, h, w] that the stream goes on with, and its clean
+    predictions, each like the latents and with its gradient, at the steps to correct."""
 
     latents: Tensor
-    corrected: list[Corrected]
+    predictions: list[Tensor]
 
 
 def denoise_with_gradient(
     stream: TrainingStream, noise: Tensor, schedule: Schedule, text: Conditioning, corrected: Collection[int]
 ) -> Denoised:
     """Run the sampler; the forwards of the steps `corrected` carry gradients, to the weights and to `text`."""
-    kept: list[Corrected] = []
+    kept: list[Tensor] = []
     counted = iter(range(schedule.steps))
 
     def predict_flow(x: Tensor, timestep: float) -> Tensor:
@@ -182,8 +169,7 @@ def denoise_with_gradient(
         with torch.set_grad_enabled(step in corrected):
             flow = stream.flow(x, torch.full(x.shape[:1], timestep, device=x.device), text)
             if step in corrected:
-                sigma = schedule.sigmas[step]
-                kept.append(Corrected(x, sigma, timestep, x.float() - sigma * flow))
+                kept.append(x.float() - schedule.sigmas[step] * flow)
         return flow.detach()
 
     with torch.no_grad():
@@ -191,18 +177,10 @@ def denoise_with_gradient(
     return Denoised(latents, kept)
 
 
-Level = TypeVar("Level", float, Tensor)
-
-
-def shifted(u: Level, shift: float) -> Level:
-    """The noise level σ = shift·v / (1 + (shift − 1)·v) for v = 0.02 + 0.96·u, u in 0..1."""
-    v = 0.02 + 0.96 * u
-    return shift * v / (1 + (shift - 1) * v)
-
-
 def draw_levels(clips: int, shift: float, device: torch.device) -> Tensor:
-    """Noise levels σ [B] for scoring, `shifted` of even numbers."""
-    return shifted(torch.rand(clips, device=device), shift)
+    """Noise levels σ [B] for scoring: σ = shift·v / (1 + (shift − 1)·v) for v = 0.02 + 0.96·u, u uniform in 0..1."""
+    v = 0.02 + 0.96 * torch.rand(clips, device=device)
+    return shift * v / (1 + (shift - 1) * v)
 
 
 def with_noise(m: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,22 +228,21 @@ class Trainer:
         self.device = torch.device(options.device)
         self.budget = TimeBudget(options.seconds)
         torch.manual_seed(options.seed)
-        self.teacher = WorldModel.load(options.teacher).to(
-            self.device
-        )  # never stepped; to the compiler like the others
-        self.student = WorldModel.load(options.student or options.teacher).to(self.device)
+        self.teacher = WorldModel.load(options.teacher).to(self.device)  # never stepped; compiled like the others
+        self.student = WorldModel.load(options.teacher).to(self.device)
         self.student.text.requires_grad_(False).eval()  # prompts mean to the student what they mean to its teacher
-        self.low_rank = LowRankStudent(self.student.transformer, recipe.rank) if recipe.rank else None
-        learns = self.low_rank or self.student
-        self.average = AveragedWeights(learns, decay=recipe.average)
-        self.optimizer = Optimizer(learns, recipe.rate, 0.0, muon=False)
+        self.low_rank = LowRankStudent(self.student.transformer, recipe.rank)
+        if options.begin_with:
+            self.low_rank.begin_from(load_part(options.teacher, low_rank_part(options.begin_with))[0])
+        self.average = AveragedWeights(self.low_rank, decay=recipe.average)
+        self.optimizer = Optimizer(self.low_rank, recipe.rate, 0.0, muon=False)
         self.critic: WorldModel | None = None
         if recipe.method == "matching":
             self.critic = WorldModel.load(options.teacher).to(self.device)
             self.critic.text.requires_grad_(False).eval()
             self.critic_optimizer = Optimizer(self.critic, recipe.critic_rate, 0.0, muon=False)
         self.rollout = Rollout(self.student, self.teacher, self.critic, recipe.clips, options.seed)
-        self.schedules = {steps: make_schedule(steps, POCKET_STREAM.shift) for steps in recipe.steps}
+        self.schedule = make_schedule(recipe.steps, POCKET_STREAM.shift)
         self.path = make_schedule(recipe.teacher_steps, POCKET_STREAM.shift)
         self.rng = random.Random(options.seed)
         self.log = RunLog(options.out, self.budget)
@@ -305,18 +282,15 @@ class Trainer:
         recipe, rollout = self.recipe, self.rollout
         for stream in rollout.streams:
             stream.begin()
-        steps = self.rng.choice(recipe.steps)
         matching = recipe.method == "matching"
-        corrected = [self.rng.randrange(steps)] if matching else range(steps)
+        corrected = [self.rng.randrange(recipe.steps)] if matching else range(recipe.steps)
         noise = torch.randn(self._shape(), device=self.device)
         text = rollout.student.condition(rollout.asked)
-        made = denoise_with_gradient(rollout.student, noise, self.schedules[steps], text, corrected)
-        if recipe.method == "guidance":
-            figures = self._follow([*made.corrected, self._at_any_level(made.latents, text)])
-        elif recipe.method == "trajectory":
-            figures = self._reach(noise, made.corrected)
+        made = denoise_with_gradient(rollout.student, noise, self.schedule, text, corrected)
+        if recipe.method == "trajectory":
+            figures = self._reach(noise, made.predictions)
         else:
-            m = made.corrected[0].m
+            m = made.predictions[0]
             figures = self._learn_critic(m.detach())
             if number >= recipe.critic_alone:
                 figures |= self._match(m)
@@ -329,41 +303,19 @@ class Trainer:
 
     def _step(self, number: int) -> Tensor:
         """One step of the student; returns its gradient's norm."""
-        learns = self.low_rank or self.student
-        if self.low_rank is not None:
-            self.low_rank.take_gradients()
-        norm = clip_gradients([p for p in learns.parameters() if p.grad is not None], 1.0)
+        self.low_rank.take_gradients()
+        norm = clip_gradients(self.low_rank.parameters(), 1.0)
         first = self.recipe.critic_alone if self.recipe.method == "matching" else 0
         share = warmup_cosine(number - first, self.budget.fraction, 30, floor=0.1)
         self.optimizer.step(self.recipe.rate * share)
-        if self.low_rank is not None:
-            self.low_rank.write()
+        self.low_rank.write()
         self.average.update()
         return norm
 
-    def _at_any_level(self, latents: Tensor, text: Conditioning) -> Corrected:
-        """A forward of the student on finished latents with noise of a random level put on."""
-        sigma = shifted(self.rng.random(), POCKET_STREAM.shift)
-        x, _ = with_noise(latents, torch.full(latents.shape[:1], sigma, device=self.device))
-        times = torch.full(latents.shape[:1], 1000 * sigma, device=self.device)
-        return Corrected(x, sigma, 1000 * sigma, x - sigma * self.rollout.student.flow(x, times, text))
-
-    def _reach(self, noise: Tensor, corrected: list[Corrected]) -> dict[str, Tensor]:
+    def _reach(self, noise: Tensor, predictions: list[Tensor]) -> dict[str, Tensor]:
         """Gradients of the trajectory method."""
         end = trajectory_end(self.rollout, noise, self.path, self.recipe.guidance)
-        loss = torch.stack([(forward.m - end).square().mean() for forward in corrected]).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss.detach()}
-
-    def _follow(self, corrected: list[Corrected]) -> dict[str, Tensor]:
-        """Gradients of the guidance method."""
-        losses = []
-        for forward in corrected:
-            times = torch.full(forward.x.shape[:1], forward.timestep, device=self.device)
-            wanted = guided_flow(self.rollout, forward.x, times, self.recipe.guidance)
-            flow = (forward.x.float() - forward.m) / forward.sigma
-            losses.append((flow - wanted).square().mean())
-        loss = torch.stack(losses).mean()
+        loss = torch.stack([(m - end).square().mean() for m in predictions]).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
@@ -398,42 +350,40 @@ class Trainer:
         return (self.recipe.clips, config.chunk_frames, channels, config.latent_height, config.latent_width)
 
     def save(self) -> None:
-        """Write the student's averaged weights as the stream loads them: all, or the low-rank ones."""
-        if self.low_rank is None:
-            self.student.save(self.options.out, self.average)
-        else:
-            self.low_rank.save(self.options.out, self.recipe.steps[0], self.average)
+        """Write the averaged low-rank weights as the stream loads them."""
+        self.low_rank.save(self.options.out, self.recipe.steps, self.average)
 
 
 def main() -> None:
     defaults = Recipe()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of the teacher's weights")
-    parser.add_argument("--student", type=Path, help="folder of the student's weights (default: the teacher's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and curve")
     parser.add_argument("--seconds", type=float, required=True, help="wall time of the run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between saves")
-    parser.add_argument("--method", choices=("guidance", "trajectory", "matching"), default=defaults.method)
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps to learn (guidance: 2 and 4)")
+    parser.add_argument("--method", choices=("trajectory", "matching"), default=defaults.method)
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="denoising steps to learn")
+    parser.add_argument(
+        "--begin-with", type=int, metavar="N", help="begin with what the teacher's folder holds for N steps"
+    )
     parser.add_argument("--rank", type=int, default=defaults.rank)
     parser.add_argument("--clips", type=int, default=defaults.clips)
-    parser.add_argument("--guidance", type=float, help="the teacher's weight (guidance: 2.5; else 1, none)")
-    parser.add_argument("--rate", type=float, help="learning rate (guidance: 1e-4; else 5e-4)")
+    parser.add_argument("--guidance", type=float, default=defaults.guidance, help="the teacher's weight (1 is none)")
+    parser.add_argument("--rate", type=float, default=defaults.rate, help="learning rate")
     parser.add_argument("--critic-rate", type=float, default=defaults.critic_rate)
     parser.add_argument("--longest", type=int, default=defaults.lengths[1], help="chunks of the longest stream")
     options = parser.parse_args()
     check_writable(options.out)
     torch.set_float32_matmul_precision("high")
-    whole = options.method == "guidance"
     recipe = Recipe(
         method=options.method,
         clips=options.clips,
-        steps=(2, 2, 4) if whole else (options.steps,),
-        rank=0 if whole else options.rank,
-        guidance=options.guidance or (2.5 if whole else defaults.guidance),
-        rate=options.rate or (1e-4 if whole else defaults.rate),
+        steps=options.steps,
+        rank=options.rank,
+        guidance=options.guidance,
+        rate=options.rate,
         critic_rate=options.critic_rate,
         lengths=(min(defaults.lengths[0], options.longest), options.longest),
     )

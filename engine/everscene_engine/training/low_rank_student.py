@@ -5,6 +5,7 @@ and ∂loss/∂B = G·Aᵀ, so nothing in the network, its compiled blocks or it
 2021.) B starts at zero: the student begins as its teacher.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -47,6 +48,18 @@ class LowRankStudent(nn.Module):
         """Let the transformer compute with the A and B of now."""
         for (_, linear), origin, down, up in zip(self._linears, self._origin, self.down, self.up, strict=True):
             torch.addmm(origin, up, down, out=linear.weight.data)
+
+    @torch.no_grad()
+    def begin_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over A and B that `save` wrote, and let the transformer compute with them. Raises ValueError if they are
+        of another rank or another model."""
+        for (name, _), down, up in zip(self._linears, self.down, self.up, strict=True):
+            for mine, other in ((down, name + DOWN), (up, name + UP)):
+                if other not in tensors or tensors[other].shape != mine.shape:
+                    found = list(tensors[other].shape) if other in tensors else "missing"
+                    raise ValueError(f"'{other}' is {found}; the student wants {list(mine.shape)}")
+                mine.copy_(tensors[other])
+        self.write()
 
     def save(self, folder: Path, steps: int, average: AveragedWeights) -> None:
         """Write the averaged A and B as the loader merges them, for so many denoising steps."""
