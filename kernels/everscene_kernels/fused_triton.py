@@ -207,7 +207,9 @@ def add_norm(
     scale, shift = after
     _check_rows(x, y, gate, None if affine else scale, None if affine else shift)
     out, scales = _outputs(rows, columns, x.device, fp8)
-    frames = 1 if affine else scale.shape[0]
+    frames = gate.shape[0] if gate is not None else 1 if affine else scale.shape[0]
+    if not affine and scale.shape[0] != frames:
+        raise ValueError(f"a gate of {frames} latent frames does not go with a scale of {scale.shape[0]}")
     if scale.stride(-1) != 1 or shift.stride() != scale.stride() or (gate is not None and gate.stride(-1) != 1):
         raise ValueError("scale and shift must lie alike, and columns together")
     block = triton.next_power_of_2(columns)

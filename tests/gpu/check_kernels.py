@@ -160,8 +160,13 @@ def fused_rows() -> Result:
     small = noise(880, INNER, seed=5)
     gelu, of_gelu = fast.quantize_rows(small, gelu=True), fused.gelu_rows(small)
     affine = Affine(noise(DIM, seed=6), noise(DIM, seed=7))
+    gated = x.clone()
+    of_gated = fast.add_norm(gated, y, gate, affine, 1e-6, fp8=False)
+    assert isinstance(of_gated, Tensor)
     return {
         "sum_equal": torch.equal(summed, wanted_x),
+        "sum_before_weights_equal": torch.equal(gated, wanted_x),
+        "norm_with_weights_error": error(of_gated, fused.norm(wanted_x, affine, 1e-6)),
         "norm_differs": float((found != wanted).float().mean()),
         "norm_error": error(found, wanted),
         "fp8_rows_equal": torch.equal(rows.values.view(torch.uint8), definition.values.view(torch.uint8))

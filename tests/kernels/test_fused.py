@@ -42,6 +42,16 @@ def test_adding_and_modulated_norm_are_one_pass(columns: int, gated: bool) -> No
     assert_close(found, wanted)
 
 
+def test_a_norm_with_weights_takes_the_gate_of_each_latent_frame() -> None:
+    x, y, gate = noise(12, 48), noise(12, 48, seed=1), noise(3, 48, seed=2)
+    after = Affine(noise(48, seed=3), noise(48, seed=4))
+    wanted_x, wanted = fused.add_norm(x, y, gate, after, 1e-6)
+    found = fused_triton.add_norm(x, y, gate, after, 1e-6, fp8=False)
+    assert isinstance(found, Tensor)
+    assert torch.equal(x, wanted_x)
+    assert_close(found, wanted)
+
+
 def test_a_norm_alone_leaves_its_rows() -> None:
     x = noise(5, 96)
     before = x.clone()
@@ -125,5 +135,7 @@ def test_what_does_not_fit_is_refused() -> None:
         fused_triton.quantize_rows(x.float())
     with pytest.raises(ValueError, match=r"\(4, 32\) does not go with rows \(6, 32\)"):
         fused_triton.add_norm(x, None, None, Modulation(noise(4, 32), noise(4, 32)), 1e-6, fp8=False)
+    with pytest.raises(ValueError, match="a gate of 3 latent frames does not go with a scale of 2"):
+        fused_triton.add_norm(x, x, noise(3, 32), Modulation(noise(2, 32), noise(2, 32)), 1e-6, fp8=False)
     with pytest.raises(ValueError, match="must lie together"):
         fused_triton.quantize_rows(noise(32, 6).t())
