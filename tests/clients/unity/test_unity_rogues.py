@@ -52,6 +52,30 @@ def test_a_garbage_message_is_told_and_the_next_one_is_read(connect: Connect, ga
         session.expect("connected")
 
 
+def test_a_ring_without_a_path_is_told_and_stops_nothing(connect: Connect) -> None:
+    with router(
+        lambda message: [welcome(ring={"ring_id": 7}), welcome()] if message["type"] == "hello" else []
+    ) as endpoint:
+        session = connect(endpoint)
+        assert session.expect("failed")["reason"].endswith("a ring without a path")
+        session.expect("connected")
+        assert session.close()["threads_ended"] == 3
+
+
+@pytest.mark.parametrize("mapping", ["map=yes", "map=no"])
+@pytest.mark.parametrize("path", ["\0", "empty", "short", "."], ids=["no path", "empty", "short", "folder"])
+def test_a_ring_that_cannot_be_opened_is_done_without(
+    connect: Connect, tmp_path: Path, path: str, mapping: str
+) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"EVERRING" + bytes(100))
+    place = {"path": path if path == "\0" else str(tmp_path / path), "ring_id": 7, "slot_count": 3, "file_bytes": 4096}
+    with router(lambda message: [welcome(ring=place)] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint, mapping)
+        assert session.expect("connected")["statistics"] != "Ring"
+        assert session.close()["threads_ended"] == 3
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

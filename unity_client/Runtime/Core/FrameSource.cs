@@ -63,7 +63,7 @@ namespace Everscene
                 ringToken++;
                 if (next != null)
                 {
-                    heartbeat = next.HeartbeatNs;
+                    heartbeat = long.MinValue; // the first one that is seen is new
                     sinceHeartbeat.Reset();
                     sinceHeartbeat.Start();
                 }
@@ -115,9 +115,17 @@ namespace Everscene
             lock (gate)
             {
                 if (ring == null || info.RingToken != ringToken) return false;
-                if (!ring.TryCopy(ref info, (byte*)target, bottomFirst))
+                try
                 {
-                    Torn++;
+                    if (!ring.TryCopy(ref info, (byte*)target, bottomFirst))
+                    {
+                        Torn++;
+                        return false;
+                    }
+                }
+                catch (RingException)
+                {
+                    GiveUpRing();
                     return false;
                 }
             }
@@ -146,10 +154,10 @@ namespace Everscene
         bool TryNextOfRing(bool newest, out FrameInfo info)
         {
             info = new FrameInfo();
-            if (!RingLives()) return false;
-            Begin(ring.Epoch);
             try
             {
+                if (!RingLives()) return false;
+                Begin(ring.Epoch);
                 for (int attempt = 0; attempt < Attempts; attempt++)
                 {
                     long latest = ring.LatestSeq;

@@ -19,6 +19,7 @@ namespace Everscene
         public abstract long Word(long offset);
 
         /// <summary>Copies <paramref name="count"/> bytes.</summary>
+        /// <exception cref="RingException">The file has become too short, or cannot be read any more.</exception>
         public abstract void Read(long offset, byte[] target, int count);
 
         /// <summary>
@@ -33,21 +34,26 @@ namespace Everscene
         /// <exception cref="RingException">It cannot be opened at all.</exception>
         public static RingMemory Open(string path, bool mayMap = true)
         {
-            FileStream file;
+            FileStream file = null;
             try
             {
                 // A buffer of 1 byte is none: a buffered stream would show old words for ever.
                 file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, 1);
-            }
-            catch (IOException cause)
-            {
-                throw new RingException("cannot open the ring " + path + ": " + cause.Message, cause);
+                return mayMap ? Map(file) : new FileRingMemory(file);
             }
             catch (UnauthorizedAccessException cause)
             {
                 throw new RingException("may not read the ring " + path + ": is the sidecar another user's?", cause);
             }
-            if (!mayMap) return new FileRingMemory(file);
+            catch (Exception cause) when (cause is IOException || cause is ArgumentException || cause is NotSupportedException)
+            {
+                if (file != null) file.Dispose();
+                throw new RingException("cannot open the ring " + path + ": " + cause.Message, cause);
+            }
+        }
+
+        static RingMemory Map(FileStream file)
+        {
             try
             {
                 return new MappedRingMemory(file);
@@ -133,12 +139,19 @@ namespace Everscene
 
         public override void Read(long offset, byte[] target, int count)
         {
-            file.Seek(offset, SeekOrigin.Begin);
-            for (int got = 0; got < count;)
+            try
             {
-                int more = file.Read(target, got, count - got);
-                if (more == 0) throw new RingException("the ring " + file.Name + " is shorter than its header says");
-                got += more;
+                file.Seek(offset, SeekOrigin.Begin);
+                for (int got = 0; got < count;)
+                {
+                    int more = file.Read(target, got, count - got);
+                    if (more == 0) throw new RingException("the ring " + file.Name + " is shorter than its header says");
+                    got += more;
+                }
+            }
+            catch (IOException cause)
+            {
+                throw new RingException("cannot read the ring " + file.Name + ": " + cause.Message, cause);
             }
         }
 

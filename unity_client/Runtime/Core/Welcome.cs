@@ -102,6 +102,7 @@ namespace Everscene
                 else if (key.Is("file_bytes")) ring.FileBytes = reader.Integer();
                 else reader.Skip();
             }
+            if (ring.Path.Length == 0) throw new MessageException("a ring without a path");
             return ring;
         }
     }

@@ -33,9 +33,6 @@ namespace Everscene
         {
             this.socket = socket;
             this.endpoint = endpoint;
-            socket.NoDelay = true;
-            socket.SendTimeout = SendMs;
-            BePatient(HandshakeMs);
         }
 
         /// <summary>
@@ -51,8 +48,9 @@ namespace Everscene
                 stop, (state, timedOut) => ((ZmtpConnection)state).Abort(), connection, Timeout.Infinite, true);
             try
             {
+                connection.SetOptions(HandshakeMs);
                 connection.ShakeHands(socketType, token);
-                connection.BePatient(SilenceMs);
+                connection.SetOptions(SilenceMs);
                 return connection;
             }
             catch (EversceneException)
@@ -66,10 +64,20 @@ namespace Everscene
             }
         }
 
-        void BePatient(int milliseconds)
+        // A socket that was closed meanwhile, by us or by the other side, takes no options.
+        void SetOptions(int receiveMs)
         {
-            patienceMs = milliseconds;
-            socket.ReceiveTimeout = milliseconds;
+            patienceMs = receiveMs;
+            try
+            {
+                socket.NoDelay = true;
+                socket.SendTimeout = SendMs;
+                socket.ReceiveTimeout = receiveMs;
+            }
+            catch (Exception cause) when (cause is SocketException || cause is ObjectDisposedException)
+            {
+                throw new ConnectionException("the connection was closed", false, cause);
+            }
         }
 
         static Socket Dial(Endpoint endpoint, WaitHandle stop)
@@ -87,7 +95,7 @@ namespace Everscene
                     addresses = Dns.EndGetHostAddresses(lookup);
                 }
             }
-            catch (SocketException cause)
+            catch (Exception cause) when (cause is SocketException || cause is ArgumentException)
             {
                 throw new ConnectionException("no such host: " + endpoint.Host, false, cause);
             }
@@ -110,7 +118,7 @@ namespace Everscene
         // socket in a mode in which CoreCLR allocates on every receive.
         static Socket Dial(Endpoint endpoint, IPAddress address, WaitHandle stop)
         {
-            var socket = new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            Socket socket = MakeSocket(address);
             bool given = false;
             RegisteredWaitHandle watch = ThreadPool.RegisterWaitForSingleObject(
                 stop, (state, timedOut) => { given = true; ((Socket)state).Close(); }, socket, ConnectMs, true);
@@ -132,6 +140,18 @@ namespace Everscene
             finally
             {
                 watch.Unregister(null);
+            }
+        }
+
+        static Socket MakeSocket(IPAddress address)
+        {
+            try
+            {
+                return new Socket(address.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            }
+            catch (SocketException cause)
+            {
+                throw new ConnectionException("no socket for " + address + ": " + cause.Message, false, cause);
             }
         }
 
@@ -177,9 +197,9 @@ namespace Everscene
             {
                 socket.Shutdown(SocketShutdown.Both);
             }
-            catch (SocketException)
+            catch (Exception cause) when (cause is SocketException || cause is ObjectDisposedException)
             {
-                // The other side was first.
+                // The other side was first, or the watch over the connecting.
             }
             socket.Close();
         }
