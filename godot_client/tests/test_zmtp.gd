@@ -2,6 +2,7 @@ extends "res://tests/test_case.gd"
 ## The bytes of our side of ZMTP, and what the other side's bytes do to it.
 
 const NEEDS := ["vectors"]
+const Endpoint := preload("res://addons/everscene/core/endpoint.gd")
 const ZmtpSocket := preload("res://addons/everscene/core/zmtp_socket.gd")
 
 var _server := TCPServer.new()
@@ -145,6 +146,43 @@ func test_nobody_there_is_a_failure_and_not_a_wait() -> void:
 	_socket.open("127.0.0.1", 1, "DEALER", "ROUTER", "")
 	check(await _until(ZmtpSocket.State.CLOSED), "closed")
 	check_equal(_socket.failure, "nobody answers there", "failure")
+
+
+func test_a_name_is_looked_up_without_a_wait() -> void:
+	_socket.open("nowhere.invalid", 1, "DEALER", "ROUTER", "")
+	check_equal(_socket.state, ZmtpSocket.State.RESOLVING, "not looked up yet")
+	check(await _until(ZmtpSocket.State.CLOSED), "closed")
+	check(_socket.failure.contains("nowhere.invalid"), _socket.failure)
+
+
+func test_a_name_leads_to_its_address() -> void:
+	_server.stop()
+	_server.listen(0, "127.0.0.1")
+	_socket.open("localhost", _server.get_local_port(), "DEALER", "ROUTER", "")
+	check(await _until(ZmtpSocket.State.GREETING), "connected: " + _socket.failure)
+
+
+func test_a_socket_that_is_closed_while_its_name_is_looked_up_stays_closed() -> void:
+	_socket.open("localhost", 1, "DEALER", "ROUTER", "")
+	_socket.close("no more")
+	await wait_seconds(0.1)
+	_socket.poll()
+	check_equal(_socket.failure, "no more", "failure")
+
+
+func test_an_endpoint_is_split_at_its_last_colon() -> void:
+	var places := {
+		"tcp://127.0.0.1:7465": ["127.0.0.1", 7465],
+		"tcp://studio.example": ["studio.example", 7464],
+		"127.0.0.1:1": ["127.0.0.1", 1],
+		"tcp://*:7465": ["*", 7465],
+		"tcp://[::1]:7465": ["::1", 7465],
+		"tcp://[fe80::1]": ["fe80::1", 7464],
+	}
+	for text: String in places:
+		var endpoint := Endpoint.new(text, 7464)
+		check_equal([endpoint.host, endpoint.port], places[text], text)
+	check_equal(str(Endpoint.new("tcp://[::1]:7465")), "[::1]:7465", "for a person")
 
 
 func _open(type: String, peer_type: String, token: String) -> void:

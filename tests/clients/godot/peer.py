@@ -52,13 +52,13 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-def bind(socket: zmq.Socket[bytes], port: int) -> int:
+def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
     """Bind to a port of this machine, 0 = any; a port that was just left may take a moment."""
     if port == 0:
-        return int(socket.bind_to_random_port("tcp://127.0.0.1"))
+        return int(socket.bind_to_random_port(f"tcp://{host}"))
     for _ in range(100):
         try:
-            socket.bind(f"tcp://127.0.0.1:{port}")
+            socket.bind(f"tcp://{host}:{port}")
             return port
         except zmq.ZMQError as error:
             if error.errno != zmq.EADDRINUSE:
@@ -68,7 +68,8 @@ def bind(socket: zmq.Socket[bytes], port: int) -> int:
 
 
 class Peer:
-    """Serves one endpoint until `stop()`. `refuse_version` answers every hello with `refused`."""
+    """Serves one endpoint until `stop()`. `refuse_version` answers every hello with `refused`; `frames_endpoint` is
+    named in place of the real one; `host` is an address of this machine, IPv6 in brackets."""
 
     def __init__(
         self,
@@ -80,6 +81,8 @@ class Peer:
         token: str = "",
         has_ring: bool = True,
         refuse_version: bool = False,
+        host: str = "127.0.0.1",
+        frames_endpoint: str = "",
         frames_per_chunk: int = 4,
     ) -> None:
         self.width, self.height, self.fps = width, height, fps
@@ -90,6 +93,7 @@ class Peer:
         self.topics: set[bytes] = set()
         self._folder, self._has_ring, self._refuse = folder, has_ring, refuse_version
         self._token = token
+        self._host, self._named_frames_endpoint = host, frames_endpoint
         self._context = zmq.Context()
         if token:
             self._start_zap()
@@ -103,7 +107,7 @@ class Peer:
 
     @property
     def endpoint(self) -> str:
-        return f"tcp://127.0.0.1:{self._control_port}"
+        return f"tcp://{self._host}:{self._control_port}"
 
     @property
     def ring_path(self) -> str:
@@ -125,12 +129,13 @@ class Peer:
         for socket in (self._control, self._frames):
             socket.linger = 0
             socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            socket.setsockopt(zmq.IPV6, self._host.startswith("["))
             if self._token:
                 socket.plain_server = True
                 socket.zap_domain = b"everscene"
             self._poller.register(socket, zmq.POLLIN)
-        self._control_port = bind(self._control, self._control_port)
-        self._frames_port = bind(self._frames, self._frames_port)
+        self._control_port = bind(self._control, self._host, self._control_port)
+        self._frames_port = bind(self._frames, self._host, self._frames_port)
 
     def _start_zap(self) -> None:
         """libzmq asks this socket whether a user and password are right."""
@@ -271,7 +276,7 @@ class Peer:
                 "seed": 0,
                 "device": "cpu",
                 "ring": self._ring.description() if self._ring else None,
-                "frames_endpoint": f"tcp://*:{self._frames_port}",
+                "frames_endpoint": self._named_frames_endpoint or f"tcp://*:{self._frames_port}",
                 "viewer": None,
                 "scene": {"name": "peer", "events": events},
                 "prompt": self._prompt,

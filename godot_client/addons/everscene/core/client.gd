@@ -7,6 +7,7 @@ extends RefCounted
 
 enum Phase { WAITING, CONNECTING, GREETED, LIVE, HALTED, CLOSED }
 
+const Endpoint := preload("endpoint.gd")
 const FrameSource := preload("frame_source.gd")
 const Messages := preload("messages.gd")
 const Msgpack := preload("msgpack.gd")
@@ -25,8 +26,7 @@ const ALL_NAMED := -1
 var phase := Phase.WAITING
 var frames: FrameSource
 
-var _host := ""
-var _port := 0
+var _endpoint: Endpoint
 var _token := ""
 var _hello := {}
 var _control := ZmtpSocket.new()
@@ -52,9 +52,7 @@ var _news: Array[Dictionary] = []
 func _init(
 	endpoint: String, token: String, client_name: String, version: String, source: FrameSource
 ) -> void:
-	var address := endpoint.trim_prefix("tcp://")
-	_host = address.get_slice(":", 0)
-	_port = address.get_slice(":", 1).to_int() if address.contains(":") else DEFAULT_PORT
+	_endpoint = Endpoint.new(endpoint, DEFAULT_PORT)
 	_token = token
 	frames = source
 	var random := RandomNumberGenerator.new()
@@ -99,7 +97,7 @@ func poll() -> void:
 		Phase.WAITING:
 			if now >= _at_ms:
 				phase = Phase.CONNECTING
-				_control.open(_host, _port, "DEALER", "ROUTER", _token)
+				_control.open(_endpoint.host, _endpoint.port, "DEALER", "ROUTER", _token)
 		Phase.CONNECTING:
 			if _control.state == ZmtpSocket.State.READY:
 				_say_hello(now)
@@ -113,6 +111,8 @@ func poll() -> void:
 			_read_control()
 			frames.poll()
 			_pass_on_notices()
+			for problem in frames.take_problems():
+				_tell_error(problem["code"], problem["reason"])
 	if phase == Phase.GREETED or phase == Phase.LIVE:
 		if _control.state == ZmtpSocket.State.CLOSED:
 			_break_off(_control.failure)
@@ -193,7 +193,7 @@ func _welcome(message: Dictionary) -> void:
 	# A second hello on a connection that stands (the server forgot us) changes nothing but that.
 	if not was_told or known_epoch != _epoch:
 		message["scene"] = Messages.tidy_scene(message["scene"])
-		frames.open(message, _host, _token)
+		frames.open(message, _endpoint.host, _token)
 		_is_live_told = true
 		_tell("connected", message)
 	for id: int in _unanswered:
@@ -264,7 +264,7 @@ func _give_up_old(now: int) -> void:
 
 
 func _why_offline() -> String:
-	return "not connected to %s:%d: %s" % [_host, _port, _told if not _told.is_empty() else "…"]
+	return "not connected to %s: %s" % [_endpoint, _told if not _told.is_empty() else "…"]
 
 
 func _give_up(entries: Dictionary, code: String, reason: String) -> void:
@@ -297,7 +297,7 @@ func _break_off(reason: String) -> void:
 			entry["at_ms"] = Time.get_ticks_msec()
 		_tell("disconnected", {"reason": reason})
 	elif reason != _told:
-		_tell_error("not_connected", "%s:%d: %s" % [_host, _port, reason])
+		_tell_error("not_connected", "%s: %s" % [_endpoint, reason])
 	_told = reason
 
 

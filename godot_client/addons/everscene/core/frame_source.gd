@@ -7,12 +7,15 @@ extends RefCounted
 enum Playback { NEWEST, IN_ORDER }
 enum Source { AUTO, RING, RAW, JPEG }
 
+const Endpoint := preload("endpoint.gd")
 const FrameRing := preload("frame_ring.gd")
 const Messages := preload("messages.gd")
 const Msgpack := preload("msgpack.gd")
 const ZmtpSocket := preload("zmtp_socket.gd")
 
 const _RECONNECT_MS := 500
+## The frames socket may take this long; after it a person is told why it is not there.
+const _TELL_AFTER_MS := 2000
 const _HEARTBEAT_CHECK_MS := 500
 const _DEAD_AFTER_MS := 3000
 const _FLAG_CUT := 1
@@ -26,12 +29,12 @@ const _EARLY_NS := 1_000_000_000
 
 ## What is in use: Source.RING, RAW or JPEG.
 var source := Source.RING
-## Why the ring is not in use though it was asked for.
-var ring_problem := ""
 ## True once the server is known to be gone or another: say hello again.
 var lost := ""
 ## Notices since the last take_notices(): tidy maps with `kind`.
 var notices: Array[Dictionary] = []
+## What keeps frames away, since the last take_problems(): maps with `code` and `reason`.
+var problems: Array[Dictionary] = []
 
 var received := 0
 var torn := 0
@@ -42,8 +45,7 @@ var _wish := Source.AUTO
 var _playback := Playback.NEWEST
 var _delay_frames := 0
 var _delay_ns := 0
-var _host := ""
-var _port := 0
+var _endpoint: Endpoint
 var _token := ""
 var _epoch := 0
 var _socket := ZmtpSocket.new()
@@ -51,6 +53,10 @@ var _is_subscribed := false
 var _ring := FrameRing.new()
 var _msgpack := Msgpack.new()
 var _retry_at_ms := 0
+## Since when the frames socket is not ready, and whether that was told.
+var _unready_ms := 0
+var _is_told := false
+var _failure := ""
 var _checked_ms := 0
 var _heartbeat := 0
 var _beat_ms := 0
@@ -73,17 +79,19 @@ func _init(wish: Source, playback: Playback, delay_frames: int) -> void:
 ## control socket was reached.
 func open(welcome: Dictionary, control_host: String, token: String) -> void:
 	close()
-	var endpoint: String = welcome["frames_endpoint"]
-	_host = endpoint.trim_prefix("tcp://").get_slice(":", 0)
-	_port = endpoint.get_slice(":", endpoint.get_slice_count(":") - 1).to_int()
-	if _host == "*" or _host == "0.0.0.0":
-		_host = control_host
+	_endpoint = Endpoint.new(welcome["frames_endpoint"])
+	if _endpoint.host in ["*", "0.0.0.0", "::"]:
+		_endpoint.host = control_host
 	_token = token
 	_epoch = welcome["epoch"]
 	_prompt = welcome["prompt"]
 	_delay_ns = int(_delay_frames * 1e9 / maxf(welcome["fps"], 1.0))
 	_last_number = 0
 	lost = ""
+	problems.clear()
+	_unready_ms = Time.get_ticks_msec()
+	_is_told = false
+	_failure = ""
 	_choose(welcome.get("ring", {}))
 	_connect()
 
@@ -100,14 +108,12 @@ func close() -> void:
 func poll() -> void:
 	_socket.poll()
 	var now := Time.get_ticks_msec()
-	if _socket.state == ZmtpSocket.State.CLOSED:
-		if now >= _retry_at_ms:
-			_connect()
-		return
 	if _socket.state != ZmtpSocket.State.READY:
+		_await_socket(now)
 		return
 	if not _is_subscribed:
 		_is_subscribed = true
+		_is_told = false
 		_socket.subscribe("notice")
 		_socket.subscribe(_topic())
 	_read_messages()
@@ -138,21 +144,30 @@ func take_notices() -> Array[Dictionary]:
 	return taken
 
 
+func take_problems() -> Array[Dictionary]:
+	var taken := problems
+	problems = []
+	return taken
+
+
 func _choose(ring: Dictionary) -> void:
-	ring_problem = ""
 	source = _wish
 	if _wish == Source.RAW or _wish == Source.JPEG:
 		return
+	var problem := ""
 	if not ring.get("path") is String or not ring.get("ring_id") is int:
-		ring_problem = "the server has no ring"
+		problem = "the server has no ring"
 	elif not _ring.open(ring["path"], ring["ring_id"]):
-		ring_problem = _ring.failure
-	if ring_problem.is_empty():
+		problem = _ring.failure
+	if problem.is_empty():
 		source = Source.RING
 		_heartbeat = 0
 		_beat_ms = Time.get_ticks_msec()
-	elif _wish == Source.AUTO:
-		source = Source.RAW if _host in ["127.0.0.1", "localhost", "::1"] else Source.JPEG
+	elif _wish == Source.RING:
+		problems.append({"code": "ring", "reason": "no frames by way of the ring: %s" % problem})
+	else:
+		var is_near := _endpoint.host in ["127.0.0.1", "localhost", "::1"]
+		source = Source.RAW if is_near else Source.JPEG
 
 
 func _topic() -> String:
@@ -162,7 +177,23 @@ func _topic() -> String:
 func _connect() -> void:
 	_retry_at_ms = Time.get_ticks_msec() + _RECONNECT_MS
 	_is_subscribed = false
-	_socket.open(_host, _port, "SUB", "XPUB", _token)
+	_socket.open(_endpoint.host, _endpoint.port, "SUB", "XPUB", _token)
+
+
+## Tries again when the connection failed, and tells why once it takes too long.
+func _await_socket(now: int) -> void:
+	if _is_subscribed:
+		_is_subscribed = false
+		_unready_ms = now
+	if _socket.state == ZmtpSocket.State.CLOSED:
+		_failure = _socket.failure
+		if now >= _retry_at_ms:
+			_connect()
+	if not _is_told and not _failure.is_empty() and now - _unready_ms > _TELL_AFTER_MS:
+		_is_told = true
+		problems.append(
+			{"code": "frames", "reason": "no frames from %s: %s" % [_endpoint, _failure]}
+		)
 
 
 func _read_messages() -> void:

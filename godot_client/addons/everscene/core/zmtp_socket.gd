@@ -11,7 +11,7 @@ extends RefCounted
 ##
 ## Nothing here waits: call [method poll] often, take messages with [method take].
 
-enum State { CLOSED, CONNECTING, GREETING, HANDSHAKE, READY }
+enum State { CLOSED, RESOLVING, CONNECTING, GREETING, HANDSHAKE, READY }
 
 const USER := "everscene"
 const MAX_FRAME_BYTES := 64 << 20
@@ -31,6 +31,10 @@ var failure := ""
 var token_is_wrong := false
 
 var _tcp := StreamPeerTCP.new()
+var _host := ""
+var _port := 0
+## The system's answer to which address [member _host] has, while it is awaited.
+var _query := IP.RESOLVER_INVALID_ID
 var _socket_type := ""
 var _peer_type := ""
 var _token := ""
@@ -52,28 +56,23 @@ func open(host: String, port: int, socket_type: String, peer_type: String, token
 	_socket_type = socket_type
 	_peer_type = peer_type
 	_token = token
+	_host = host
+	_port = port
 	_since_ms = Time.get_ticks_msec()
-	_heard_ms = _since_ms
-	# IPv4 first: the server binds 127.0.0.1, and "localhost" may name ::1 before it.
-	var address := host
-	if not host.is_valid_ip_address():
-		address = IP.resolve_hostname(host, IP.TYPE_IPV4)
-		if address.is_empty():
-			address = IP.resolve_hostname(host)
-	if address.is_empty():
-		close("no such host: %s" % host)
+	if host.is_valid_ip_address():
+		_connect(host)
 		return
-	_tcp = StreamPeerTCP.new()
-	if _tcp.connect_to_host(address, port) != OK:
-		close("cannot connect to %s:%d" % [host, port])
-		return
-	state = State.CONNECTING
+	state = State.RESOLVING
+	_query = IP.resolve_hostname_queue_item(host)
 
 
 ## Ends the connection. [param why] is kept in [member failure].
 func close(why := "") -> void:
 	if state != State.CLOSED:
 		_tcp.disconnect_from_host()
+	if _query != IP.RESOLVER_INVALID_ID:
+		IP.erase_resolve_item(_query)
+		_query = IP.RESOLVER_INVALID_ID
 	state = State.CLOSED
 	failure = why
 	_inbox.clear()
@@ -85,7 +84,9 @@ func close(why := "") -> void:
 
 ## Sends and receives what can be sent and received now.
 func poll() -> void:
-	if state == State.CLOSED:
+	if state == State.RESOLVING:
+		_resolve()
+	if state == State.CLOSED or state == State.RESOLVING:
 		return
 	_tcp.poll()
 	var status := _tcp.get_status()
@@ -180,6 +181,33 @@ static func _short_text(text: String) -> PackedByteArray:
 	var bytes := text.to_utf8_buffer()
 	bytes.insert(0, bytes.size())
 	return bytes
+
+
+## Takes the address of the host when the system has found it.
+func _resolve() -> void:
+	var status := IP.RESOLVER_STATUS_ERROR
+	if _query != IP.RESOLVER_INVALID_ID:
+		status = IP.get_resolve_item_status(_query)
+	match status:
+		IP.RESOLVER_STATUS_WAITING:
+			if Time.get_ticks_msec() - _since_ms > HANDSHAKE_MS:
+				close("no address of %s within %d s" % [_host, HANDSHAKE_MS / 1000])
+		IP.RESOLVER_STATUS_DONE:
+			var addresses := IP.get_resolve_item_addresses(_query)
+			# IPv4 first: the server binds 127.0.0.1, and "localhost" may name ::1 before it.
+			var is_ipv4 := func(address: String) -> bool: return not address.contains(":")
+			_connect((addresses.filter(is_ipv4) + addresses)[0])
+		_:
+			close("no such host: %s" % _host)
+
+
+func _connect(address: String) -> void:
+	_since_ms = Time.get_ticks_msec()
+	_heard_ms = _since_ms
+	_tcp = StreamPeerTCP.new()
+	state = State.CONNECTING
+	if _tcp.connect_to_host(address, _port) != OK:
+		close("cannot connect to %s:%d" % [_host, _port])
 
 
 func _why_closed() -> String:
