@@ -48,6 +48,7 @@ enum FramesFrom {
 const VERSION := "0.1.0"
 const GROUP := &"everscene_streams"
 const Client := preload("core/client.gd")
+const Endpoint := preload("core/endpoint.gd")
 const FrameSource := preload("core/frame_source.gd")
 const Msgpack := preload("core/msgpack.gd")
 const Sidecar := preload("core/sidecar.gd")
@@ -334,8 +335,9 @@ func _obey(news: Dictionary) -> void:
 				_launch()
 			error.emit(news["code"], news["reason"])
 		"prompt":
-			prompt = news["text"]
-			prompt_changed.emit(prompt)
+			# In order, frames are shown later than they are told of: their own prompts count alone.
+			if playback == Playback.NEWEST:
+				_set_prompt(news["text"])
 		"state":
 			state = news["state"]
 			state_changed.emit(state, news.get("reason", ""))
@@ -375,6 +377,12 @@ func _set_scene(new_scene: Dictionary) -> void:
 	scene_changed.emit(scene)
 
 
+func _set_prompt(text: String) -> void:
+	if text != prompt:
+		prompt = text
+		prompt_changed.emit(prompt)
+
+
 func _settle(message: Dictionary) -> void:
 	var receipt: EversceneReceipt = _receipts.get(message["id"])
 	if receipt == null:
@@ -402,9 +410,7 @@ func _show(next: EversceneFrame) -> void:
 		_shown.erase(_shown.keys()[0])
 	if not _unseen.is_empty():
 		_report_seen()
-	if next.prompt != prompt:
-		prompt = next.prompt
-		prompt_changed.emit(prompt)
+	_set_prompt(next.prompt)
 	frame_received.emit(textures[0], next)
 
 
@@ -426,9 +432,9 @@ func _launch() -> void:
 	if not launch_sidecar or _client == null or (_sidecar != null and _sidecar.is_running()):
 		return
 	var arguments := sidecar_arguments.duplicate()
-	var port := endpoint.get_slice(":", 2)
-	if not port.is_empty() and port != str(Client.DEFAULT_PORT):
-		arguments.append_array(["--control-port", port])
+	var port := Endpoint.new(endpoint, Client.DEFAULT_PORT).port
+	if port != Client.DEFAULT_PORT:
+		arguments.append_array(["--control-port", str(port)])
 	if _sidecar == null:
 		_sidecar = Sidecar.new()
 		# A stream that was taken out of the tree and kept is not freed when the game ends.
