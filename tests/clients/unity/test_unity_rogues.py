@@ -30,9 +30,29 @@ def welcome(**changes: Any) -> bytes:
 def test_another_protocol_version_is_refused_in_the_servers_words(connect: Connect) -> None:
     reason = "this server speaks protocol 2.0, the client 1.0: use a client for protocol 2"
     refused = msgpack.packb({"type": "refused", "code": "version", "reason": reason, "protocol": [2, 0]})
-    with router(lambda message: [refused]) as endpoint:
+    hellos: list[dict[str, Any]] = []
+
+    def answer(message: dict[str, Any]) -> list[bytes]:
+        hellos.append(message)
+        return [refused]
+
+    with router(answer) as endpoint:
         session = connect(endpoint)
         assert session.expect("failed")["reason"] == reason
+        assert session.quiet_for(6.0, "failed")
+        session.do("event night")
+        assert session.expect("receipt")["reason"] == reason
+    assert len(hellos) == 1, "a server of another version stays one"
+
+
+def test_a_server_that_is_full_is_told_once_and_asked_again(connect: Connect) -> None:
+    reason = "64 clients are connected; no more are taken"
+    refused = msgpack.packb({"type": "refused", "code": "busy", "reason": reason, "protocol": [1, 0]})
+    answers = iter([refused, refused, welcome()])
+    with router(lambda message: [next(answers)] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected", timeout=30)
+    assert [said["reason"] for said in session.heard if said["kind"] == "failed"] == [reason]
 
 
 def test_a_welcome_of_another_major_version_is_not_trusted(connect: Connect) -> None:

@@ -180,8 +180,7 @@ namespace Everscene
                     helloWanted = true;
                     Monitor.PulseAll(gate);
                 }
-                Hear(opened, ref wasWelcomed);
-                return new ConnectionException("the server refused us"); // Hear has told the reason
+                return Hear(opened, ref wasWelcomed);
             }
             catch (ConnectionException failure)
             {
@@ -200,8 +199,8 @@ namespace Everscene
             }
         }
 
-        // Returns when the server has refused; every other end is an exception.
-        void Hear(ZmtpConnection from, ref bool wasWelcomed)
+        // Returns when the server has refused us, with its words; every other end is thrown.
+        ConnectionException Hear(ZmtpConnection from, ref bool wasWelcomed)
         {
             var buffer = new byte[64 * 1024];
             while (true)
@@ -211,13 +210,9 @@ namespace Everscene
                 try
                 {
                     var reader = new MsgPackReader(buffer, 0, length);
-                    string refusal = Dispatch(ref reader);
-                    if (refusal != null)
-                    {
-                        refused = true;
-                        news.Add(new News(NewsKind.Trouble, refusal));
-                        return;
-                    }
+                    ConnectionException refusal = Dispatch(ref reader);
+                    refused = refusal != null;
+                    if (refused) return refusal;
                     lock (gate) wasWelcomed |= welcomed;
                 }
                 catch (MessageException broken)
@@ -227,8 +222,8 @@ namespace Everscene
             }
         }
 
-        // Gives the reason when the message is `refused`, else null.
-        string Dispatch(ref MsgPackReader reader)
+        // Null unless the message is `refused`.
+        ConnectionException Dispatch(ref MsgPackReader reader)
         {
             string type = TypeOf(reader);
             int pairs = reader.Map();
@@ -301,7 +296,7 @@ namespace Everscene
             if (heard.Code == "no_hello") RequestHello();
         }
 
-        static string HearRefusal(ref MsgPackReader reader, int pairs)
+        static ConnectionException HearRefusal(ref MsgPackReader reader, int pairs)
         {
             string code = "", reason = "";
             for (; pairs > 0; pairs--)
@@ -311,7 +306,8 @@ namespace Everscene
                 else if (key.Is("reason")) reason = reader.Text();
                 else reader.Skip();
             }
-            return reason.Length > 0 ? reason : "the server refused us: " + code;
+            if (reason.Length == 0) reason = "the server refused us: " + code;
+            return new ConnectionException(reason, code != "busy"); // there may be room later; all else stays as it is
         }
 
         void SendQueued()

@@ -7,7 +7,7 @@ namespace Everscene
     {
         Connecting,
         Connected,
-        /// <summary>Trying again would change nothing (token, port); make a new client with other settings.</summary>
+        /// <summary>Trying again would change nothing (token, port, version); make a new client with other settings.</summary>
         Refused,
         Stopped,
     }
