@@ -70,7 +70,7 @@ from everscene_bridge.protocol import Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.settings import is_loopback, token_from_environment
 from everscene_bridge.ways import Ease
-from everscene_bridge.wording import rule_of
+from everscene_bridge.wording import rule_of, short
 from everscene_engine.port import BlendPath
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ class Client(Listener):
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise Rejected("out_of_range", f"{place} {rule_of(first)} (got {first['input']!r:.80})") from None
+            raise Rejected("out_of_range", f"{place} {rule_of(first)} (got {short(first['input'])})") from None
         packed = pack(message)
         with self._changed:
             self._must_be_connected()

@@ -31,7 +31,7 @@ from everscene_bridge.messages import (
     StatsRequest,
     Welcome,
 )
-from everscene_bridge.wording import rule_of
+from everscene_bridge.wording import rule_of, short
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -113,7 +113,7 @@ def _read(fields: dict[str, Any], types: Mapping[str, type[AnyMessage]]) -> AnyM
     name = fields.get("type")
     model = types.get(name) if isinstance(name, str) else None
     if model is None:
-        reason = f"no such message type: {_short(name)}" if "type" in fields else "the message has no type"
+        reason = f"no such message type: {short(name, 60)}" if "type" in fields else "the message has no type"
         raise MessageError("unknown_type", reason, message_id)
     return _check(model, fields, str(name), message_id)
 
@@ -128,7 +128,7 @@ def _check(model: type[AnyMessage], fields: dict[str, Any], name: str, message_i
         rule = rule_of(first)
         reason = f"{place}: {rule[:1].lower()}{rule[1:]}"
         if code != "missing_field":
-            reason += f" (got {_short(first['input'])})"
+            reason += f" (got {short(first['input'], 60)})"
         raise MessageError(code, reason, message_id, name) from None
 
 
@@ -154,8 +154,3 @@ def _code(kind: str) -> str:
 def _kind(value: Any) -> str:
     names = {dict: "a map", list: "a list", str: "text", bytes: "bytes", bool: "a bool", int: "an integer"}
     return "nil" if value is None else names.get(type(value), "a number")
-
-
-def _short(value: Any) -> str:
-    text = repr(value[:60] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= 60 else text[:57] + "…"

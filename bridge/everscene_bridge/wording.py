@@ -1,5 +1,6 @@
 """What pydantic finds wrong, in words for people: the rule that a value breaks, as `must be at most 100`."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,18 @@ _RULES = {
     "too_short": "must have at least {min_length} entries",
     "too_long": "must have at most {max_length} entries",
 }
+
+_LONGEST = 80
+
+_limited = reprlib.Repr()
+_limited.maxstring = _limited.maxother = _limited.maxlong = 2 * _LONGEST
+
+
+def short(value: Any, most: int = _LONGEST) -> str:
+    """A value as Python writes it, in at most so many characters. Whoever sent it may have nested it as deep as he
+    likes: only the outer levels are looked at, where `repr` would go down until the stack is full."""
+    text = _limited.repr(value[:most] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def rule_of(error: ErrorDetails) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from everscene_bridge.errors import SceneError
-from everscene_bridge.wording import rule_of
+from everscene_bridge.wording import rule_of, short
 
 Place = Sequence[str | int]
 
@@ -77,7 +77,7 @@ class YamlText:
         if isinstance(inside, Misplaced):
             place += inside.place
         told = error["type"] in ("missing", "extra_forbidden", "value_error") or error["input"] is None
-        got = "" if told else f" (got {_short(error['input'])})"
+        got = "" if told else f" (got {short(error['input'])})"
         return self.error(self._without_tags(place, error["type"] == "missing"), rule_of(error) + got)
 
     def _without_tags(self, place: Place, missing: bool) -> Place:
@@ -105,11 +105,6 @@ class YamlText:
                 continue  # a name that the model puts in between, as the kind of a union
             mark, node = entry
         return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _entry(node: yaml.Node | None, part: str | int) -> tuple[Any, yaml.Node] | None:
@@ -142,6 +137,8 @@ def parse(text: str, source: str) -> YamlText:
         raise SceneError(f"{source}:{place}: this is not YAML: {problem.problem or problem.context}") from None
     except (yaml.YAMLError, ValueError, TypeError) as problem:
         raise SceneError(f"{source}:1:1: this is not YAML: {problem}") from None
+    except RecursionError:
+        raise SceneError(f"{source}:1:1: this is nested too deep") from None
     finally:
         loader.dispose()
     found = YamlText(source, data, root)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,14 @@ def test_values_that_the_protocol_does_not_allow_are_rejected_at_once(world: Cli
         world.prompt("x" * 2001)
     with pytest.raises(Rejected, match="params"):
         world.event("storm", intensity=[1])  # type: ignore[arg-type]
+
+
+def test_a_value_nested_too_deep_to_print_is_rejected_at_once(world: Client) -> None:
+    value: list[Any] = []
+    for _ in range(1000):
+        value = [value]
+    with pytest.raises(Rejected, match=r"must be a bool, a number or text \(got \[\[\["):
+        world.event("storm", intensity=value)  # type: ignore[arg-type]
 
 
 def test_a_superseded_prompt_raises_with_the_order_of_the_other(start_server: StartServer) -> None:

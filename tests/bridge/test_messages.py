@@ -15,6 +15,14 @@ from everscene_bridge.messages import Event, Prompt
 EVENT: dict[str, Any] = {"type": "event", "id": 3, "name": "storm"}
 
 
+def nested(levels: int = 1000) -> list[Any]:
+    """A list in a list in a list, deeper than Python's stack."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def problem(data: bytes) -> MessageError:
     with pytest.raises(MessageError) as caught:
         unpack_client(data)
@@ -68,6 +76,12 @@ def test_a_wrong_field_is_named_with_value_and_rule(change: dict[str, Any], code
     found = problem(msgpack.packb({**EVENT, **change}))
     assert (found.code, found.id, found.type) == (code, 3, "event")
     assert words in found.reason
+
+
+@pytest.mark.parametrize("change", [{"type": nested()}, {"name": nested()}, {"params": {"intensity": nested()}}])
+def test_a_field_nested_too_deep_to_print_is_named_like_any_other(change: dict[str, Any]) -> None:
+    found = problem(msgpack.packb({**EVENT, **change}))
+    assert found.id == 3 and "[[[" in found.reason and len(found.reason) < 150
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "1", None])

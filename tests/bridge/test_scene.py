@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,9 @@ from everscene_bridge.errors import InputRejected, SceneError
 from everscene_bridge.inputs import Action, Input
 from everscene_bridge.messages import ParamValue
 from everscene_bridge.scene import Scene, SceneState, load_scene, parse_scene
+from everscene_bridge.scene_file import SceneFile
 from everscene_bridge.scene_params import NumberParam
+from everscene_bridge.yaml_file import YamlText
 
 SCENE = """
 name: harbour story
@@ -152,10 +155,18 @@ def test_what_is_wrong_with_a_file_is_named(old: str, new: str, words: str) -> N
     assert re.match(r"story\.yaml:\d+:\d+: ", str(caught.value))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: [", "\t", "3"])
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "\t", "3", "a: " + "[" * 1000 + "]" * 1000])
 def test_what_is_no_scene_at_all_is_named(text: str) -> None:
     with pytest.raises(SceneError, match=r"story\.yaml"):
         parse_scene(text, "story.yaml")
+
+
+def test_a_value_nested_too_deep_to_print_is_named_like_any_other() -> None:
+    data: Any = []
+    for _ in range(1000):
+        data = [data]
+    with pytest.raises(SceneError, match=r"slots: must be a map of names to values \(got \[\[\["):
+        YamlText("story.yaml", {"slots": data}, None).check(SceneFile)
 
 
 def all_prompts(scene: Scene) -> set[str]:

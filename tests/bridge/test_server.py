@@ -115,6 +115,7 @@ GARBAGE: list[tuple[bytes, str]] = [
     (msgpack.packb({"type": "event", "id": "one", "name": "storm"}), "wrong_type"),
     (msgpack.packb({"type": "seen", "frame": 0, "seen_ns": 1}), "out_of_range"),
     (msgpack.packb({"type": "prompt", "id": 1, "text": "x" * 10_000_000}), "too_long"),
+    (b"\x81\xa4type" + b"\x91" * 1000 + b"\x90", "unknown_type"),
 ]
 
 
@@ -129,6 +130,15 @@ def test_a_wrong_message_gets_a_clear_error_and_the_stream_goes_on(
     assert error["reason"]
     frames_go_on(server)
     assert bare.ask(type="ping", id=1)["type"] == "pong"
+
+
+def test_an_arg_nested_too_deep_to_print_gets_a_reply(server: Server, bare: Bare) -> None:
+    bare.hello()
+    head = msgpack.packb({"type": "command", "id": 1, "name": "rewind", "args": {"seconds": 0}})
+    bare.socket.send(head[:-1] + b"\x91" * 1000 + b"\x90")
+    reply = bare.receive()
+    assert (reply["id"], reply["code"]) == (1, "wrong_type")
+    frames_go_on(server)
 
 
 def test_more_than_one_part_is_an_error(bare: Bare) -> None:
