@@ -34,13 +34,21 @@ class Conditioning:
 
     keys, values: for each layer [P, L, H, E]. bias: [P, 1, 1, L] added to the logits, or None when every row
     counts once. P is 1 (one prompt for all), B (one for each clip) or B·F (one for each latent frame).
-    rows: the text rows [P, L, text_dim] that they were made of, for who makes them once more elsewhere.
+    rows: the text rows [P, L, text_dim] that they were made of, for who makes them once more elsewhere. prompt: its
+    words, where one prompt is for all and somebody may ask for them.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor | None
     rows: Tensor | None = None
+    prompt: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """What keys, values and rows take."""
+        held = (*self.keys, *self.values, *(() if self.rows is None else (self.rows,)))
+        return sum(tensor.nbytes for tensor in held)
 
 
 def logit_bias(lengths: Tensor, rows: int, padded_to: int) -> Tensor | None:

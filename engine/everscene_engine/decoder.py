@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everscene_engine.autoencoder import Autoencoder, Memory
 
@@ -32,6 +32,11 @@ class DecoderState:
 
 class StreamingDecoder(Protocol):
     """What the stream asks of a decoder."""
+
+    @property
+    def kind(self) -> str:
+        """What tells its states from those of another decoder."""
+        ...
 
     def feed(self, latents: Tensor) -> Tensor:
         """latents [B, F, C, h, w], mean 0 and std 1 → frames [B, T, 3, H, W] in −1..1; the state advances.
@@ -54,6 +59,12 @@ class StreamingDecoder(Protocol):
         ...
 
 
+def kind_of(name: str, network: nn.Module) -> str:
+    """The kind of a decoder that is a network: two with as many weights in the same dtype have states alike."""
+    weights = list(network.parameters())
+    return f"{name}, {sum(weight.numel() for weight in weights)} weights, {weights[0].dtype}"
+
+
 class PocketDecoder:
     """The pocket autoencoder's decoder as a stream. Its memory is 1.7 MB in float32 at 256×144.
 
@@ -65,6 +76,7 @@ class PocketDecoder:
         autoencoder.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._memory: Memory = ()
         self._latent_frames = 0
+        self.kind = kind_of("pocket", autoencoder)
 
     @torch.inference_mode()
     def feed(self, latents: Tensor) -> Tensor:
@@ -108,6 +120,11 @@ class DecoderElsewhere:
         """device: where the decoder's weights are."""
         self._decoder = decoder
         self._device = device
+
+    @property
+    def kind(self) -> str:
+        """The decoder's own."""
+        return self._decoder.kind
 
     def feed(self, latents: Tensor) -> Tensor:
         """As the decoder's own, for latents of any device."""

@@ -7,6 +7,7 @@ the decoder's state is kept at the start of each recent chunk, and the latents t
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everscene_engine.blend import rows_of
-from everscene_engine.conditioning import Conditioning
+from everscene_engine.conditioning import REMEMBERED_BYTES, Conditioning
 from everscene_engine.config import CUT_PREFIX, StreamConfig
 from everscene_engine.decoder import DecoderState, StreamingDecoder, decoder_for, frames_to_rgba8
 from everscene_engine.errors import ConfigError
@@ -39,12 +40,10 @@ from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
 
-REMEMBERED_PROMPTS = 64
 REMEMBERED_CHUNKS = 16
 SNAPSHOT_DECODER_BYTES = 64 * 2**20
 """A decoder with more state than this (a whole Wan VAE has gigabytes) begins anew after a snapshot and is warmed up."""
-WARM_LATENT_FRAMES = 8
-REMEMBERED_BYTES = 12 * 2**30  # of decoder states: a whole Wan VAE's is three gigabytes
+DECODER_STATES_BYTES = 12 * 2**30  # a whole Wan VAE's is three gigabytes
 
 
 class _Decoded(NamedTuple):
@@ -87,9 +86,9 @@ class LiveEngine:
         )
         self._output = frame_output(decoder_device or place, place)
         self._prompt = ""
-        self._sink_prompt = ""  # under which the sink's keys and values were made
         self._after_cut: Conditioning | None = None
         self._conditionings: OrderedDict[str, Conditioning] = OrderedDict()
+        self._closed = False
         self._decoded: deque[_Decoded] = deque(maxlen=REMEMBERED_CHUNKS)
         self._info = EngineInfo(
             model=model,
@@ -120,26 +119,22 @@ class LiveEngine:
         self._stream.begin_with(self._image_encoder().encode_image(as_tensor(picture)))
 
     def check(self, prompt: str) -> None:
-        """Raise PromptRejected if the text encoder cannot take this prompt."""
-        self._text.check(prompt)
+        """Raise PromptRejected if the text encoder cannot take this prompt, or not with a cut announced before it."""
+        self._text.check(prompt, CUT_PREFIX)
 
     @torch.inference_mode()
     def steer(self, prompt: Prompting, transition: Transition) -> None:
         """Use this prompt, or mix of prompts, from the next chunk on."""
         mix, prompt = prompt, goal_of(prompt)
         text = self._conditioning(prompt)
+        announced = self._conditioning(CUT_PREFIX + prompt) if transition == "cut" else None
         if isinstance(mix, Mix) and transition in ("recache", "text"):
             tokens, bias = rows_of(mix, lambda one: self._text.encode([one]))
-            weight = self._transformer.patch_embedding.weight
-            text = self._transformer.condition_rows(
-                tokens.to(weight.device), None if bias is None else bias.to(weight.device)
-            )
-        self._after_cut = None
-        if transition == "cut":
-            self._stream.steer(self._conditioning(CUT_PREFIX + prompt), "cut")
-            self._after_cut = text
-        else:
-            self._stream.steer(text, transition)
+            device = self._transformer.patch_embedding.weight.device
+            text = self._transformer.condition_rows(tokens.to(device), None if bias is None else bias.to(device))
+            text = replace(text, prompt=prompt)
+        self._stream.steer(announced or text, transition)
+        self._after_cut = text if announced else None
         if transition == "reset":
             self._decoder.reset()
             self._decoded.clear()
@@ -154,8 +149,6 @@ class LiveEngine:
         chunk = self._stream.generate(interrupted, lambda chunk: finished(self._generated(chunk)))
         if chunk is None:
             return None
-        if chunk.first_frame == 0:
-            self._sink_prompt = self._prompt
         if self._after_cut is not None:
             self._stream.steer(self._after_cut, "text")
             self._after_cut = None
@@ -197,12 +190,15 @@ class LiveEngine:
         """Keep a decoder's state to go back to; of large ones fewer, but always the last two."""
         self._decoded.append(decoded)
         sizes = [sum(tensor.nbytes for tensor in kept.before.tensors) for kept in self._decoded]
-        while len(self._decoded) > 2 and sum(sizes[-len(self._decoded) :]) > REMEMBERED_BYTES:
+        while len(self._decoded) > 2 and sum(sizes[-len(self._decoded) :]) > DECODER_STATES_BYTES:
             self._decoded.popleft()
 
     @torch.inference_mode()
     def rollback(self, latent_frame: int) -> None:
-        """Forget everything from a latent frame on. Raises ConfigError if it lies further back than is kept."""
+        """Forget everything from a latent frame on. Raises ConfigError if it lies further back than is kept, and then
+        nothing has changed."""
+        if self._decoded and 0 < latent_frame <= self._decoded[0].first_frame:
+            raise ConfigError(f"cannot roll back to latent frame {latent_frame}: the decoder has forgotten it")
         self._stream.rollback(latent_frame)
         self._after_cut = None
         if not self._decoded or self._decoded[-1].first_frame + self._decoded[-1].latents.shape[1] <= latent_frame:
@@ -212,8 +208,6 @@ class LiveEngine:
             if last.first_frame <= latent_frame:
                 break
         else:
-            if latent_frame:
-                raise ConfigError(f"cannot roll back to latent frame {latent_frame}: the decoder has forgotten it")
             self._decoder.reset()
             return
         self._decoder.restore(last.before)
@@ -243,18 +237,25 @@ class LiveEngine:
             raise ConfigError(f"no snapshot before latent frame {latent_frame}: it is not decoded yet")
         before = decoded.before
         if sum(tensor.nbytes for tensor in before.tensors) > SNAPSHOT_DECODER_BYTES:
-            before, fed = DecoderState(0, ()), newest_latents(chunks, WARM_LATENT_FRAMES)
-        return to_host(WorldLatents(chunks, before, fed, self._sink_prompt, self._stream.seed), self._info)
+            before, fed = DecoderState(0, ()), newest_latents(chunks)
+        sink_text = self._stream.sink_text
+        assert sink_text is not None  # `kept_before` has given a sink
+        world = WorldLatents(chunks, before, fed, sink_text.prompt, self._stream.seed)
+        return to_host(world, self._info, self._decoder.kind)
 
     @torch.inference_mode()
     def restore(self, state: EngineState) -> None:
-        """Go on from a snapshot. Raises SnapshotError for one of another model, and then nothing has changed."""
+        """Go on from a snapshot; a decoder of another kind than it was taken with is warmed up.
+
+        Raises SnapshotError for one of another model, and PromptRejected for a sink's prompt that the model does not
+        know; then nothing has changed.
+        """
         config = self._stream.config
         shape = (self._transformer.config.channels, config.latent_height, config.latent_width)
-        world = from_host(state, self._info, shape, self._transformer.patch_embedding.weight)
+        world = from_host(state, self._info, shape, self._transformer.patch_embedding.weight, self._decoder.kind)
         sink_text = self._conditioning(world.sink_prompt)
         self._stream.restore(world.chunks, sink_text, world.seed)
-        self._sink_prompt = self._prompt = world.sink_prompt
+        self._prompt = world.sink_prompt
         self._after_cut = None
         self._decoded.clear()
         if world.decoder.tensors:
@@ -275,11 +276,16 @@ class LiveEngine:
         self._output.unpin()
 
     def close(self) -> None:
-        """Let go of the cache, of what was remembered and of the other ranks."""
-        self._stream.close()
+        """Let go of everything but what `check` needs: networks, cache, what was remembered and the other ranks."""
+        if self._closed:
+            return
+        self._closed = True
         self._output.unpin()
+        self._stream.close()
+        self._text.unload()
         self._conditionings.clear()
         self._decoded.clear()
+        del self._stream, self._transformer, self._decoder, self._image_encoder, self._after_cut
 
     @torch.inference_mode()
     def _conditioning(self, prompt: str) -> Conditioning:
@@ -287,10 +293,11 @@ class LiveEngine:
         if prompt in self._conditionings:
             self._conditionings.move_to_end(prompt)
             return self._conditionings[prompt]
-        weight = self._transformer.patch_embedding.weight
-        embedding = self._text.encode([prompt]).to(weight.device)
-        made = self._transformer.condition(embedding)
+        embedding = self._text.encode([prompt]).to(self._transformer.patch_embedding.weight.device)
+        made = replace(self._transformer.condition(embedding), prompt=prompt)
         self._conditionings[prompt] = made
-        if len(self._conditionings) > REMEMBERED_PROMPTS:
+        while (
+            len(self._conditionings) > 1 and sum(one.bytes for one in self._conditionings.values()) > REMEMBERED_BYTES
+        ):
             self._conditionings.popitem(last=False)
         return made

@@ -76,13 +76,13 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class GeneratedChunk:
-    """One chunk after its clean pass, not decoded yet."""
+    """One chunk whose latents are finished, not decoded yet. Its clean pass may still be to come, or under way."""
 
     number: int  # chunk number, 0 and up
     first_latent_frame: int  # of the stream; what `rollback` counts in
     latent_frames: int
     prompt: str
-    seconds: dict[str, float] = field(default_factory=dict)  # "recache", "denoise", "clean": time each took
+    seconds: dict[str, float] = field(default_factory=dict)  # "recache", "denoise", "clean", "decode", as they are done
     latents: Any = None  # the engine's own; handed back to `decode` as it is
 
 
@@ -196,7 +196,10 @@ class EnginePort(Protocol):
         latent frame of them is decoded; not with all of them as a rule, and maybe with none."""
 
     def rollback(self, latent_frame: int) -> None:
-        """Forget everything generated from this latent frame on: cache and decoder are as they were before it."""
+        """Forget everything generated from this latent frame on: cache and decoder are as they were before it.
+
+        Raises ConfigError when that lies further back than is kept, or ahead of the stream; then nothing has changed.
+        """
 
     def snapshot(self, latent_frame: int) -> EngineState:
         """The world as `rollback(latent_frame)` would leave it; the stream goes on untouched. Not during `decode`.

@@ -35,6 +35,9 @@ class RandomText:
     def check(self, prompt: str, reserve: str = "") -> None:
         """There is nothing that it cannot take."""
 
+    def unload(self) -> None:
+        """There is nothing to let go of."""
+
     def encode(self, prompts: Sequence[str]) -> TextEmbedding:
         """[P, 64, width], normal."""
         rows = []

@@ -20,6 +20,9 @@ from everscene_engine.errors import SnapshotError
 from everscene_engine.latent_chunk import LatentChunk
 from everscene_engine.port import EngineInfo, EngineState
 
+WARM_LATENT_FRAMES = 8
+"""So many a decoder is fed that begins anew in the middle of a stream."""
+
 
 @dataclass(frozen=True)
 class WorldLatents:
@@ -32,7 +35,7 @@ class WorldLatents:
     seed: int
 
 
-def newest_latents(chunks: Sequence[LatentChunk], frames: int) -> Tensor:
+def newest_latents(chunks: Sequence[LatentChunk], frames: int = WARM_LATENT_FRAMES) -> Tensor:
     """The newest latent frames, at most so many, that follow on one another without a gap: [1, F, C, h, w]."""
     taken = [chunks[-1].latents]
     first = chunks[-1].first_frame
@@ -44,8 +47,8 @@ def newest_latents(chunks: Sequence[LatentChunk], frames: int) -> Tensor:
     return torch.cat(taken, dim=1)[:, -frames:]
 
 
-def to_host(world: WorldLatents, info: EngineInfo) -> EngineState:
-    """Copy to host memory, with the facts that tell one model's snapshot from another's."""
+def to_host(world: WorldLatents, info: EngineInfo, decoder: str) -> EngineState:
+    """Copy to host memory, with the facts that tell one model's snapshot from another's. decoder: its kind."""
     tensors = {f"chunk.{place}": chunk.latents for place, chunk in enumerate(world.chunks)}
     tensors |= {f"decoder.{place}": tensor for place, tensor in enumerate(world.decoder.tensors)}
     tensors["fed"] = world.fed
@@ -56,6 +59,7 @@ def to_host(world: WorldLatents, info: EngineInfo) -> EngineState:
         "seed": world.seed,
         "latent_frame": world.chunks[-1].end_frame,
         "chunks": [[chunk.number, chunk.first_frame, chunk.shot] for chunk in world.chunks],
+        "decoder": decoder,
         "decoder_latent_frames": world.decoder.latent_frames,
         "decoder_tensors": len(world.decoder.tensors),
         "sink_prompt": world.sink_prompt,
@@ -64,11 +68,14 @@ def to_host(world: WorldLatents, info: EngineInfo) -> EngineState:
     return EngineState(facts, {name: _array(tensor) for name, tensor in tensors.items()})
 
 
-def from_host(state: EngineState, info: EngineInfo, latent_shape: Sequence[int], like: Tensor) -> WorldLatents:
+def from_host(
+    state: EngineState, info: EngineInfo, latent_shape: Sequence[int], like: Tensor, decoder: str
+) -> WorldLatents:
     """The tensors again, on the device of `like`; latents in its dtype, the decoder's in their own.
 
-    latent_shape: (C, h, w) of this engine. Raises SnapshotError for another model's snapshot, naming both, and for one
-    that lacks something.
+    latent_shape: (C, h, w) of this engine. decoder: the kind of its decoder; if the snapshot's is another, its state is
+    left out, and the newest latents are to be fed in its place. Raises SnapshotError for another model's snapshot,
+    naming both, and for one that lacks something.
     """
     facts = state.facts
     theirs = f"{facts.get('model')!r} at {facts.get('width')}×{facts.get('height')}"
@@ -82,8 +89,10 @@ def from_host(state: EngineState, info: EngineInfo, latent_shape: Sequence[int],
             for place, (number, first, shot) in enumerate(facts["chunks"])
         ]
         tensors = tuple(held[f"decoder.{place}"] for place in range(facts["decoder_tensors"]))
-        decoder = DecoderState(facts["decoder_latent_frames"], tensors)
-        world = WorldLatents(chunks, decoder, held["fed"].to(like.dtype), facts["sink_prompt"], facts["seed"])
+        before, fed = DecoderState(facts["decoder_latent_frames"], tensors), held["fed"].to(like.dtype)
+        if tensors and facts.get("decoder") != decoder:
+            before, fed = DecoderState(0, ()), newest_latents(chunks)
+        world = WorldLatents(chunks, before, fed, facts["sink_prompt"], facts["seed"])
     except (KeyError, TypeError, ValueError) as problem:
         raise SnapshotError(f"the snapshot is damaged: {type(problem).__name__} {problem}") from problem
     for latents in [*(chunk.latents for chunk in chunks), world.fed]:

@@ -219,7 +219,7 @@ class LatentStream:
 
     @torch.inference_mode()
     def rollback(self, frame: int) -> None:
-        """Forget every latent frame from `frame` on (0 forgets all). What the window then lacks comes with the next chunk.
+        """Forget every latent frame from `frame` on (0 forgets all). The next chunk fills what the window lacks then.
 
         A chunk cut short keeps its number and its first latents. Raises ConfigError for a frame that lies before
         what is kept, or ahead of the stream.

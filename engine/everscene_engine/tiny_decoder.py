@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everscene_engine.decoder import DecoderState
+from everscene_engine.decoder import DecoderState, kind_of
 from everscene_engine.errors import CheckpointError
 
 FIRST_BLOCK = 3  # its place among the modules; before it: a clamp, a convolution, a rectifier
@@ -190,6 +190,7 @@ class TinyDecoder:
         network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._memory: tuple[Tensor, ...] = ()
         self._latent_frames = 0
+        self.kind = kind_of("tiny", network)
 
     @torch.inference_mode()
     def feed(self, latents: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everscene_engine.decoder import DecoderState
+from everscene_engine.decoder import DecoderState, kind_of
 from everscene_engine.errors import ConfigError
 
 _PASSED = "Rep"  # diffusers' own mark for "the first latent frame passed here"
@@ -64,6 +64,7 @@ class WanVAE:
             for values in known[channels]
         )  # [C, 1, 1, 1]
         self._weight = weight
+        self.kind = kind_of("wan", network)
         self._places = sum(type(module).__name__ == "WanCausalConv3d" for module in network.decoder.modules())
         can = weight.is_cuda and weight.dtype == torch.bfloat16 and find_spec("triton") is not None
         self._quick = can if quick is None else quick

@@ -15,6 +15,8 @@ META = torch.device("meta")  # the only other device that every machine has
 class Noting:
     """A decoder that keeps what it was given."""
 
+    kind = "noting"
+
     def __init__(self) -> None:
         self.given: list[Tensor] = []
 

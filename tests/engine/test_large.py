@@ -217,11 +217,11 @@ def test_a_large_decoder_state_is_kept_for_fewer_chunks(loaded: Any, monkeypatch
     blocks = [chunk(engine) for _ in range(3)]
     assert len(engine._decoded) == len(blocks)
     size = sum(tensor.nbytes for tensor in engine._decoded[-1].before.tensors)
-    monkeypatch.setattr(live, "REMEMBERED_BYTES", 3 * size + 100)
+    monkeypatch.setattr(live, "DECODER_STATES_BYTES", 3 * size + 100)
     for _ in range(3):
         chunk(engine)
     assert len(engine._decoded) == 3
-    monkeypatch.setattr(live, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(live, "DECODER_STATES_BYTES", 0)
     chunk(engine)
     assert len(engine._decoded) == 2
     with pytest.raises(ConfigError):

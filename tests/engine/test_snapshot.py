@@ -83,6 +83,32 @@ def test_a_large_decoder_is_warmed_up_in_place_of_being_kept(
     assert (run(engine, 1)[0] == expected[0]).mean() > 0.9
 
 
+@pytest.mark.parametrize("facts", [{"decoder": "another"}, {"decoder": None}])
+def test_with_another_decoder_the_newest_latents_warm_it_up(
+    rolled_back: tuple[EngineState, list[np.ndarray]], facts: dict[str, object]
+) -> None:
+    """A state of another decoder or another dtype, and of a file from before the kind was written."""
+    state, expected = rolled_back
+    arrays = {name: array[..., :1] if name.startswith("decoder.") else array for name, array in state.arrays.items()}
+    engine = load("pocket", seed=3, recache_depth=0)
+    engine.restore(EngineState({**state.facts, **facts}, arrays))
+    engine.steer(THEN, "recache")
+    assert (run(engine, 1)[0] == expected[0]).mean() > 0.9
+
+
+def test_the_sink_of_a_snapshot_has_the_prompt_that_it_was_made_under() -> None:
+    engine = load("pocket", seed=3)
+    engine.steer(FIRST, "recache")
+    run(engine, 2)
+    engine.steer(THEN, "recache")
+    run(engine, 1)
+    assert engine.snapshot(5).facts["sink_prompt"] == FIRST
+    engine.rollback(1)
+    engine.steer(THEN, "text")
+    run(engine, 1)
+    assert engine.snapshot(2).facts["sink_prompt"] == FIRST
+
+
 def test_another_models_snapshot_is_refused_by_name(rolled_back: tuple[EngineState, list[np.ndarray]]) -> None:
     state, _ = rolled_back
     other = replace(state, facts={**state.facts, "model": "longlive2-5b", "width": 1280, "height": 704})
