@@ -11,10 +11,12 @@ from typing import Any
 
 import msgpack
 import pytest
+import zmq
 
-from .conftest import Connect
+from .conftest import Connect, Serve
 from .rogues import GREETING, READY, raw_server, router
 from .runtimes import Runtime
+from .test_unity_sidecar import free_ports
 
 pytestmark = pytest.mark.slow  # make test-unity runs it
 
@@ -245,6 +247,47 @@ def test_a_server_that_forgot_us_is_told_hello_again(connect: Connect) -> None:
             time.sleep(0.01)
     assert len(hellos) == 2
     assert hellos[0] == hellos[1]
+
+
+def test_an_unreachable_frames_socket_is_told_once_with_its_cause_until_it_is_there(connect: Connect) -> None:
+    (port,) = free_ports(1)
+    frames = f"tcp://127.0.0.1:{port}"
+    with router(lambda message: [welcome(frames_endpoint=frames)] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint)
+        session.expect("connected")
+        asked = time.monotonic()
+        reason = session.expect("failed", timeout=5)["reason"]
+        assert time.monotonic() - asked > 1.5, "a server that comes up opens one socket after the other"
+        assert f"{frames} cannot be reached" in reason
+        assert "nothing listens" in reason
+        assert session.quiet_for(3.0, "failed")
+        with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+            publisher.bind(frames)
+            deadline = time.monotonic() + 10
+            session.do("problem")
+            while session.expect("problem")["words"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+                session.do("problem")
+        assert session.heard[-1] == {"kind": "problem", "words": ""}
+
+
+def test_a_server_that_goes_away_is_no_news_of_the_frames_socket(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    session = connect(server.endpoint)
+    session.expect("connected")
+    session.frames(3)
+    server.stop()
+    session.expect("disconnected")
+    session.quiet_for(3.0, "connected")
+    assert not [said for said in session.heard if said["kind"] == "failed" and "frames" in said["reason"]]
+
+
+def test_a_server_without_a_ring_is_told_to_who_wants_nothing_else(connect: Connect) -> None:
+    with router(lambda message: [welcome()] if message["type"] == "hello" else []) as endpoint:
+        session = connect(endpoint, "transport=Ring")
+        assert "the server has no ring" in session.expect("failed")["reason"]
+        session.do("problem")
+        assert "the server has no ring" in session.expect("problem")["words"]
 
 
 def test_receipts_under_way_are_lost_when_another_server_answers(connect: Connect) -> None:

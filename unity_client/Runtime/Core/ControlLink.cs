@@ -32,7 +32,7 @@ namespace Everscene
         readonly Func<byte[]> hello;
         readonly NewsQueue news;
         readonly UnixClock clock;
-        readonly Action<Welcome> onWelcome;
+        readonly Func<Welcome, string> onWelcome;
         readonly ManualResetEvent stop = new ManualResetEvent(false);
         readonly Queue<Outgoing> queue = new Queue<Outgoing>();
         readonly object gate = new object(); // the queue and the connection
@@ -48,7 +48,8 @@ namespace Everscene
         long helloAtMs = -1;
 
         public ControlLink(
-            Endpoint endpoint, string token, Func<byte[]> hello, NewsQueue news, UnixClock clock, Action<Welcome> onWelcome)
+            Endpoint endpoint, string token, Func<byte[]> hello, NewsQueue news, UnixClock clock,
+            Func<Welcome, string> onWelcome)
         {
             this.endpoint = endpoint;
             this.token = token;
@@ -254,12 +255,13 @@ namespace Everscene
         {
             if (welcome.Major != Messages.Major)
                 throw new MessageException("a welcome of protocol " + welcome.Major + "." + welcome.Minor);
-            onWelcome(welcome);
+            string problem = onWelcome(welcome);
             lock (gate)
             {
                 if (welcome.Epoch != epoch) session++;
                 epoch = welcome.Epoch;
                 news.Add(new News(NewsKind.Welcome, null, welcome, session));
+                if (problem != null) news.Add(new News(NewsKind.Trouble, problem));
                 welcomed = true;
                 Monitor.PulseAll(gate);
             }

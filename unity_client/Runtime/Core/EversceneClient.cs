@@ -77,6 +77,7 @@ namespace Everscene
         long pingAtMs;
         int pingsSoon;
         string lastTrouble = "";
+        string framesProblem = "";
 
         /// <summary>Raised inside Poll, each on the polling thread.</summary>
         public event Action<Welcome> Connected;

@@ -85,7 +85,7 @@ namespace Everscene
             Scene = welcome.Scene;
             Prompt = welcome.Prompt;
             ServerState = welcome.State;
-            LastError = lastTrouble = "";
+            LastError = lastTrouble = framesProblem = "";
             pingsSoon = 4;
             choresAtMs = 0;
             if (again) reconnects++;
@@ -138,8 +138,18 @@ namespace Everscene
             LoseUnnamed("the connection was lost, and its receipt with it");
         }
 
+        void CheckFrames(long nowMs)
+        {
+            string problem = State == ClientState.Connected ? frames.Problem(nowMs) : "";
+            if (problem == framesProblem) return;
+            if (problem.Length > 0) HearTrouble(problem);
+            else if (LastError == framesProblem) LastError = lastTrouble = "";
+            framesProblem = problem;
+        }
+
         void DoChores(long nowMs)
         {
+            CheckFrames(nowMs);
             control.CheckHello();
             if (Frames.TakeNeedsHello()) control.RequestHello();
             control.TakeExpired(UnsentMs, expired);
@@ -206,15 +216,17 @@ namespace Everscene
                 HearReceipt(new ReceiptNews { Id = receipt.Id, State = ReceiptState.Lost, Reason = reason });
         }
 
-        // On the control thread, before the news of the welcome: where will frames come from?
-        void Attach(Welcome welcome)
+        // On the control thread, before the news of the welcome: where will frames come from? Gives what is wrong with them,
+        // or null.
+        string Attach(Welcome welcome)
         {
             clock.Reset();
+            string problem = null;
             Endpoint framesEndpoint = FramesEndpointOf(welcome);
             FrameTransport wish = settings.Transport;
             FrameRing ring = null;
-            if ((wish == FrameTransport.Auto || wish == FrameTransport.Ring) && welcome.Ring != null)
-                ring = TryOpen(welcome.Ring, wish == FrameTransport.Ring);
+            if (wish == FrameTransport.Auto || wish == FrameTransport.Ring) ring = TryOpen(welcome.Ring, out problem);
+            if (wish == FrameTransport.Auto) problem = null; // on another machine there is no such file: then through the socket
             double rate = (double)welcome.Width * welcome.Height * 4 * welcome.Fps;
             bool raw = wish == FrameTransport.Raw || wish == FrameTransport.Auto && rate <= RawBytesPerSecond;
             transport = ring != null || wish == FrameTransport.Ring ? Transport.Ring : raw ? Transport.Raw : Transport.Jpeg;
@@ -225,6 +237,7 @@ namespace Everscene
                 Transport = transport,
                 Epoch = welcome.Epoch,
             });
+            return problem;
         }
 
         Endpoint FramesEndpointOf(Welcome welcome)
@@ -239,25 +252,27 @@ namespace Everscene
             }
         }
 
-        FrameRing TryOpen(RingAddress address, bool isOnlyWay)
+        FrameRing TryOpen(RingAddress address, out string problem)
         {
+            problem = null;
             try
             {
-                return FrameRing.Open(address.Path, address.RingId, settings.MayMap);
+                if (address != null) return FrameRing.Open(address.Path, address.RingId, settings.MayMap);
+                problem = "no frames: the server has no ring, and no other way is allowed";
             }
             catch (RingException failure)
             {
-                // On another machine there is no such file, which is no news: pictures then come through the socket.
-                if (isOnlyWay) news.Add(new News(NewsKind.Trouble, failure.Message));
-                return null;
+                problem = failure.Message;
             }
+            return null;
         }
 
         // On the frames thread.
         void ChangeRing(RingAddress address)
         {
             if (transport != Transport.Ring) return;
-            FrameRing next = address == null ? null : TryOpen(address, true);
+            string problem;
+            FrameRing next = TryOpen(address, out problem);
             if (next != null) Frames.SetRing(next);
             else control.RequestHello();
         }

@@ -25,6 +25,7 @@ namespace Everscene
     {
         const int FirstPauseMs = 100;
         const int LongestPauseMs = 2000;
+        const int PatienceMs = 2000;
         const int NoticeLimit = 16 * 1024 * 1024;
         const int PictureLimit = 64 * 1024 * 1024;
 
@@ -40,6 +41,9 @@ namespace Everscene
         FramesPlan plan;
         ZmtpConnection connection;
         bool stopping;
+        long missingSinceMs = -1; // since when there should be a connection and is none; -1 = there is one, or no plan
+        string cause = "";
+        bool isHopeless;
 
         byte[] topic = new byte[64];
         byte[] body = new byte[16 * 1024];
@@ -68,8 +72,31 @@ namespace Everscene
                 bool same = next.IsLike(plan);
                 plan = next;
                 if (!same && connection != null) connection.Abort();
+                missingSinceMs = -1;
+                if (connection == null) Miss("no answer yet", false);
             }
             planned.Set();
+        }
+
+        /// <summary>
+        /// What is wrong with this socket: that the server could not be reached here for about 2 s, and why; empty when all is
+        /// well. Only while the control socket stands it means anything.
+        /// </summary>
+        public string Problem(long nowMs)
+        {
+            lock (gate)
+            {
+                bool isLong = missingSinceMs >= 0 && (isHopeless || nowMs - missingSinceMs >= PatienceMs);
+                return isLong ? "the frames socket " + plan.Endpoint + " cannot be reached: " + cause : "";
+            }
+        }
+
+        // Under the gate.
+        void Miss(string why, bool hopeless)
+        {
+            if (missingSinceMs < 0) missingSinceMs = ControlLink.NowMs;
+            cause = why;
+            isHopeless = hopeless;
         }
 
         public void Stop(int milliseconds)
@@ -108,8 +135,7 @@ namespace Everscene
                 }
                 catch (ConnectionException failure)
                 {
-                    // The control link tells of a server that is gone; only what is particular to this socket is news.
-                    if (failure.Fatal) news.Add(new News(NewsKind.Trouble, "frames: " + failure.Message));
+                    lock (gate) Miss(failure.Message, failure.Fatal);
                 }
                 lock (gate) connection = null;
                 pause = heard ? FirstPauseMs : Math.Min(pause * 2, LongestPauseMs);
@@ -127,6 +153,7 @@ namespace Everscene
                 {
                     if (stopping || !current.IsLike(plan)) return;
                     connection = opened;
+                    missingSinceMs = -1;
                 }
                 opened.Subscribe(current.Topic);
                 opened.Subscribe("notice");

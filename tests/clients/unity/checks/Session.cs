@@ -13,7 +13,7 @@ namespace Everscene.Checks
     /// <summary>
     /// A client that a test leads by the hand: one command a line on stdin, everything that happens as lines on stdout.
     /// Commands: `event NAME key=value…`, `prompt TEXT`, `await NAME`, `frames N`, `save PATH` (the next frame's
-    /// pixels as they are), `stats`, `close`.
+    /// pixels as they are), `problem`, `stats`, `close`.
     /// </summary>
     sealed class Session
     {
@@ -104,6 +104,7 @@ namespace Everscene.Checks
                     Say("kind", "counting");
                     break;
                 case "save": savePath = line.Substring(5); break;
+                case "problem": Say("kind", "problem", "words", client.LastError); break;
                 case "stats": client.RequestStats(); break;
                 default: Say("kind", "unknown", "line", line); break;
             }
