@@ -14,11 +14,14 @@ is nothing to it. So these are what is logged, one JSON map a line, and `replay`
     frame     a frame was published: which work it came from, its index there, and the hash of its pixels
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,15 +37,20 @@ from everscene_bridge.snapshots import Snapshot
 from everscene_engine.picture import to_png
 from everscene_engine.port import EngineInfo
 
+log = logging.getLogger(__name__)
+
 FORMAT: Final = "everscene-run-1"
 PACKAGES: Final = ("everscene", "torch", "numpy")
 
 
 class RunLog:
-    """Writes the log. Any thread may call it; a line is written whole."""
+    """Writes the log. Any thread may call it; a line is written whole.
+
+    A log that cannot be written any more, as on a full disk, ends there and is closed; the run goes on without it.
+    """
 
     def __init__(self, path: Path, choice: EngineChoice, info: EngineInfo) -> None:
-        """Begins a new file. Raises OSError. The device is logged as the engine found it."""
+        """Begins a new file. Raises OSError if it cannot. The device is logged as the engine found it."""
         self._path = path
         self._lock = threading.Lock()
         self._snapshots = 0
@@ -52,7 +60,11 @@ class RunLog:
         }
         engine = {**fields, "device": info.device, "steps": info.steps if choice.steps is not None else None}
         size = {"width": info.width, "height": info.height, "fps": info.fps}
-        self.write("run", format=FORMAT, **build(), engine=engine, **size)
+        try:
+            self._file.write(_line("run", format=FORMAT, **build(), engine=engine, **size))
+        except OSError:
+            self._close()
+            raise
 
     def __enter__(self) -> "RunLog":
         return self
@@ -65,14 +77,18 @@ class RunLog:
     def close(self) -> None:
         """No more is written."""
         with self._lock:
-            self._file.close()
+            self._close()
 
     def write(self, kind: str, **fields: Any) -> None:
         """One line; nothing once the log is closed."""
-        line = json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
+        line = _line(kind, **fields)
         with self._lock:
-            if not self._file.closed:
-                self._file.write(line + "\n")
+            if self._file.closed:
+                return
+            try:
+                self._file.write(line)
+            except OSError as problem:
+                self._end(problem)
 
     def write_snapshot(self, kind: str, snapshot: Snapshot | None) -> None:
         """A line about a snapshot, which is kept beside the log."""
@@ -81,8 +97,8 @@ class RunLog:
             return
         self._snapshots += 1
         file = self._path.with_name(f"{self._path.name}.{self._snapshots}{snapshots.SUFFIX}")
-        snapshots.save(file, snapshot)
-        self.write(kind, file=file.name)
+        if self._keep(lambda: snapshots.save(file, snapshot)):
+            self.write(kind, file=file.name)
 
     def write_picture(self, pixels: NDArray[np.uint8] | None) -> None:
         """A line about what worlds begin with [H, W, 3]; the picture is kept beside the log, once."""
@@ -90,9 +106,32 @@ class RunLog:
             self.write("image", file=None)
             return
         file = self._path.with_name(f"{self._path.name}.{frame_hash(pixels)}.png")
-        if not file.exists():
-            file.write_bytes(to_png(pixels))
-        self.write("image", file=file.name)
+        if file.exists() or self._keep(lambda: file.write_bytes(to_png(pixels))):
+            self.write("image", file=file.name)
+
+    def _keep(self, write: Callable[[], object]) -> bool:
+        """Write a file beside the log, unless the log has ended; whether it is there."""
+        if self._file.closed:
+            return False
+        try:
+            write()
+        except OSError as problem:
+            with self._lock:
+                self._end(problem)
+            return False
+        return True
+
+    def _end(self, problem: OSError) -> None:
+        log.error("the log %s ends here, the run goes on: %s", self._path, problem)
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # of what could not be written, and is tried again by closing
+            self._file.close()
+
+
+def _line(kind: str, **fields: Any) -> str:
+    return json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def build() -> dict[str, Any]:
