@@ -19,7 +19,6 @@ KV = Annotated[str, typer.Option(help="The KV cache: bf16, nvfp4 or nvfp4-smooth
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, fp8; cudnn or triton choose the kernel.")]
 Path = Annotated[str, typer.Option(help="fast, plain: the definition, or auto: fast on a GPU.")]
 Decoder = Annotated[str, typer.Option(help="none, tiny, tiny-wide, wan, lightvae or lightvae2.")]
-Together = Annotated[int, typer.Option(min=1, help="Latent frames that a Wan VAE decodes at once.")]
 Chunks = Annotated[int, typer.Option(min=1, help="Chunks measured, once the window is full.")]
 
 
@@ -35,7 +34,6 @@ def engine(
     attention: Attention = "bf16",
     path: Path = "auto",
     decoder: Decoder = "none",
-    together: Together = 1,
     chunks: Chunks = 10,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
@@ -52,7 +50,7 @@ def engine(
 
     try:
         options = BenchOptions(
-            model, size, steps, precision, kv, attention, path, decoder, together, chunks, device,
+            model, size, steps, precision, kv, attention, path, decoder, chunks, device,
             gpus=gpus, decoder_device=decoder_device, threads=threads, graphs=graphs, profile=profile,
             ceilings=ceilings, check=check,
         )  # fmt: skip

@@ -3,8 +3,8 @@
     python -m everscene_engine.bench_engine --model longlive2-5b --steps 2 --precision fp8 --decoder tiny --chunks 10
 
 Needs neither sockets nor weights. Prints one JSON object a line as each part is done; a part that fails says so and the
-next one goes on. `run` makes chunks as the live engine does: denoise, clean pass, and the decoding of a chunk on a CUDA
-stream of its own while the next one is denoised.
+next one goes on. `run` makes chunks as a live stream does: one thread denoises; another decodes a chunk, a latent frame
+at a time on a CUDA stream of its own, beside the clean pass and the next chunk; a third copies pictures to the host.
 """
 
 import argparse
@@ -40,7 +40,6 @@ class BenchOptions:
     attention: str = "bf16"  # self-attention; fp8, or cudnn or triton to choose the FP8 kernel
     path: str = "auto"  # fast, plain; auto: fast on a GPU
     decoder: str = "none"
-    together: int = 1  # latent frames that a Wan VAE decodes at once
     chunks: int = 10  # measured, after the window is full
     device: str | None = None  # None: a GPU if there is one
     gpus: int = 1  # that make the stream together; on a CPU: processes
@@ -65,7 +64,7 @@ class BenchOptions:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}")
-        for name in ("chunks", "together", "gpus", "threads"):
+        for name in ("chunks", "gpus", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -108,7 +107,7 @@ def run(options: BenchOptions) -> Iterator[Result]:
             summary |= {key: value for key, value in result.items() if key in _SUMMARY}
             yield result
     finally:
-        world.stream.close()
+        world.close()
     yield _with_ratio(summary)
 
 
@@ -173,7 +172,7 @@ def parse(arguments: list[str]) -> BenchOptions:
         if field.type is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
         else:
-            kind = int if field.name in ("steps", "chunks", "together", "gpus", "threads", "seed") else str
+            kind = int if field.name in ("steps", "chunks", "gpus", "threads", "seed") else str
             parser.add_argument(flag, type=kind, default=field.default)
     return BenchOptions(**vars(parser.parse_args(arguments)))
 

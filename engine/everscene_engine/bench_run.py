@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from everscene_engine.bench_machine import since_start
 from everscene_engine.context_parallel import Ranks
 from everscene_engine.decoder import decoder_for, frames_to_rgba8
-from everscene_engine.frame_output import DecodingStreams
+from everscene_engine.frame_output import frame_output
 from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
+from everscene_engine.port import put
 from everscene_engine.precision import device_of_decoder
-from everscene_engine.random_models import (
-    random_conditioning,
-    random_decoder,
-    random_latents,
-    random_transformer,
-    resized,
-)
+from everscene_engine.random_models import random_conditioning, random_decoder, random_transformer, resized
 from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.stopwatch import Mark, Stopwatch
 from everscene_engine.stored_linear import FORMATS, store_linears
@@ -67,11 +64,16 @@ class World:
         self.stream.steer(text)
         place = self.stream_weight.device
         self._decoder_place = decoder_place = device_of_decoder(options.decoder_device, place)
-        decoder = random_decoder(options.decoder, chosen, decoder_place, self.dtype, options.together)
+        decoder = random_decoder(options.decoder, chosen, decoder_place, self.dtype)
         self.decoder = None if decoder is None else decoder_for(place, decoder, decoder_place)
         self.frames_a_chunk = self.config.chunk_frames * self.config.frames_per_latent
-        self._beside = DecodingStreams(decoder_place, place) if self.device.type == "cuda" else None
-        self._host: list[Tensor] = []
+        self._output = frame_output(decoder_place, place)
+        self._ring = np.zeros((self.frames_a_chunk, self.config.height, self.config.width, 4), np.uint8)
+        if self.decoder is not None:
+            self._output.pin(self._ring)
+        self._decoding, self._publishing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._decoded: Future[None] | None = None
+        self._published: list[Future[None]] = []
 
     def describe(self) -> dict[str, Any]:
         """Sizes and bytes."""
@@ -97,9 +99,10 @@ class World:
         self._watch.wait()
         denoised = time.perf_counter() - start
         if self.decoder is not None:
-            self._decode(latents[:, :1])
-            self.decoder.reset()
+            self.decode_beside(latents[:, :1])
         self._wait()
+        if self.decoder is not None:
+            self.decoder.reset()
         since = since_start()
         return {
             "first_chunk_s": round(denoised, 3),
@@ -110,10 +113,9 @@ class World:
     def fill_window(self) -> None:
         """Until every slot is in use and every shape has been met."""
         for _ in range(3 * (self.config.window_chunks + 2)):  # a graph is captured at the second meeting
-            self._latents()
+            latents = self._latents()
         if self.decoder is not None:
-            with self._at_decoder():
-                self.decoder.feed(random_latents(self.preset, self.config, self.stream_weight)[:, :1])
+            self.decode_beside(latents[:, :2])  # the first latent frame has shapes of its own
         self._wait()
 
     @property
@@ -121,10 +123,11 @@ class World:
         return self._transformer.patch_embedding.weight
 
     def one_chunk(self) -> None:
-        """A chunk and its frames, one after the other."""
+        """A chunk and its frames."""
         latents = self._latents()
         if self.decoder is not None:
-            self._decode(latents)
+            self.decode_beside(latents)
+        self._wait()
 
     def timed_chunks(self, chunks: int, decode: bool) -> tuple[float, list[float]]:
         """Seconds that `chunks` chunks took with all their frames on the host, and milliseconds of each chunk."""
@@ -134,7 +137,7 @@ class World:
         for _ in range(chunks):
             latents = self._latents()
             if decode:
-                self._decode_beside(latents)
+                self.decode_beside(latents)
             now = time.perf_counter()
             each.append(1000 * (now - last))
             last = now
@@ -161,9 +164,10 @@ class World:
                 if self.decoder is not None:
                     with self._at_decoder():
                         ends.append(self._watch.mark())
-                        frames = self.decoder.feed(latents)
+                        frames = [self.decoder.feed(latent) for latent in torch.split(latents, 1, dim=1)]
                         ends.append(self._watch.mark())
-                        self._to_host(frames)
+                        for some in frames:
+                            self._to_host(some)
                         ends.append(self._watch.mark())
                 self._wait()
                 forwards.append([self._watch.ms(*pair) for pair in zip(marks[::2], marks[1::2], strict=True)])
@@ -196,42 +200,51 @@ class World:
         assert chunk is not None
         return chunk.latents
 
-    def _decode_beside(self, latents: Tensor) -> None:
-        """Decode on the other CUDA stream, after what is queued now; on a CPU, here and now."""
-        assert self.decoder is not None
-        if self._beside is None:
-            self._decode(latents)
-            return
-        with self._beside.within():
-            self._beside.reads(latents)
-            self._to_host(self.decoder.feed(latents))
+    def decode_beside(self, latents: Tensor) -> None:
+        """Have finished latents decoded as in a live stream, by a thread of its own, one chunk behind at most: a latent
+        frame at a time, on a GPU on a CUDA stream that does not wait for the clean pass. A third thread copies each
+        picture into memory like that of the frame ring, as the publisher does."""
+        if self._decoded is not None:
+            self._decoded.result()
+        self._decoded = self._decoding.submit(self._decode, latents)
 
+    @torch.inference_mode()
     def _decode(self, latents: Tensor) -> None:
-        """Decode after what is queued now."""
         assert self.decoder is not None
-        with self._at_decoder():
-            self._to_host(self.decoder.feed(latents))
+        with self._output.decoding(latents):
+            for latent in torch.split(latents, 1, dim=1):
+                pixels = frames_to_rgba8(self.decoder.feed(latent))
+                for picture in self._output.pictures([pixels]):
+                    place = self._ring[len(self._published) % len(self._ring)]
+                    self._published.append(self._publishing.submit(put, picture, place))
+
+    def close(self) -> None:
+        """Let go of what is no tensor."""
+        self.stream.close()
+        self._decoding.shutdown()
+        self._publishing.shutdown()
+        self._output.unpin()
 
     def _at_decoder(self) -> AbstractContextManager[object]:
         """Its GPU is the current one: Triton's kernels are launched there."""
         return torch.cuda.device(self._decoder_place) if self._decoder_place.type == "cuda" else nullcontext()
 
     def _wait(self) -> None:
-        """Until model and decoder have done all that they were given."""
+        """Until model, decoder and publisher have done all that they were given."""
+        if self._decoded is not None:
+            self._decoded.result()
+        for picture in self._published:
+            picture.result()
+        self._published.clear()
         self._watch.wait()
         if self._decoder_place.type == "cuda":
             torch.cuda.synchronize(self._decoder_place)
 
     @torch.inference_mode()
     def _to_host(self, frames: Tensor) -> None:
-        """RGBA8 into one of two host buffers, pinned where there is a GPU."""
-        pixels = frames_to_rgba8(frames)
-        if self.device.type == "cpu":
-            return
-        if not self._host or self._host[0].shape != pixels.shape:
-            self._host = [torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-        self._host.reverse()
-        self._host[0].copy_(pixels, non_blocking=True)
+        """RGBA8 into the ring's memory, after what is queued now."""
+        for picture, place in zip(frames_to_rgba8(frames), self._ring, strict=False):
+            torch.from_numpy(place).copy_(picture, non_blocking=True)
 
 
 def make_world(options: BenchOptions) -> World:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from everscene_engine.autoencoder import Autoencoder
 from everscene_engine.conditioning import Conditioning, TextEmbedding
@@ -77,12 +77,10 @@ def random_conditioning(model: WanTransformer, tokens: int = PROMPT_TOKENS, seed
     return model.condition(TextEmbedding(text, lengths, padded_to))
 
 
-def random_decoder(
-    name: str, preset: Preset, device: torch.device, dtype: torch.dtype, together: int = 1
-) -> StreamingDecoder | None:
+def random_decoder(name: str, preset: Preset, device: torch.device, dtype: torch.dtype) -> StreamingDecoder | None:
     """A decoder for the preset's latents: none, tiny, tiny-wide, wan, lightvae or lightvae2; pocket has only its own.
 
-    together: latent frames that go through a Wan VAE at once. Raises ConfigError for a decoder that there is not.
+    Raises ConfigError for a decoder that there is not.
     """
     if name not in DECODERS:
         raise ConfigError(f"no such decoder: {name!r}; there is: {', '.join(DECODERS)}")
@@ -102,7 +100,7 @@ def random_decoder(
 
     vae = networks.vae(_vae_config(preset, _DECODER_WIDTHS[name]))
     fill_with_noise(vae, device, dtype)
-    return WanVAE(vae, together)
+    return WanVAE(vae)
 
 
 def _tiny_config(preset: Preset, wide: bool) -> TinyDecoderConfig:
@@ -130,9 +128,3 @@ def _vae_config(preset: Preset, width: float) -> dict[str, object]:
         "out_channels": 12 if residual else 3,
         "patch_size": 2 if residual else None,
     }
-
-
-def random_latents(preset: Preset, stream: StreamConfig, like: Tensor) -> Tensor:
-    """Latents [1, chunk_frames, C, h, w] of mean 0 and deviation 1, on the device and in the dtype of `like`."""
-    shape = (1, stream.chunk_frames, preset.transformer.channels, stream.latent_height, stream.latent_width)
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(like.device, like.dtype)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from everscene_engine.bench_engine import BenchOptions, parse, run
 from everscene_engine.bench_profile import kind_of
@@ -56,6 +57,25 @@ def test_a_random_decoder_decodes_its_models_latents(name: str) -> None:
     decoder = random_decoder(name, preset("longlive2-5b"), torch.device("cpu"), torch.float32)
     assert decoder is not None
     assert decoder.feed(torch.randn(1, 2, 48, 2, 2)).shape == (1, 5, 3, 32, 32)
+
+
+def test_a_chunk_is_decoded_a_latent_frame_at_a_time_and_every_picture_copied() -> None:
+    class Counting:
+        """Frames whose grey is the number of times that it was fed."""
+
+        fed = 0
+
+        def feed(self, latents: Tensor) -> Tensor:
+            self.fed += latents.shape[1] == 1
+            return torch.full((1, 4, 3, 32, 32), self.fed / 127.5 - 1)
+
+    world = make_world(SMALL)
+    world.decoder = Counting()  # type: ignore[assignment]
+    world.one_chunk()
+    world.close()
+    latent_frames = world.config.chunk_frames
+    wanted = torch.arange(1, latent_frames + 1, dtype=torch.uint8).repeat_interleave(4)
+    assert torch.equal(torch.from_numpy(world._ring)[:, 0, 0, 0], wanted)
 
 
 def test_several_ranks_are_measured_as_one_stream() -> None:
