@@ -9,13 +9,21 @@ namespace Everscene
     [AddComponentMenu("Everscene/Everscene Events")]
     public sealed partial class EversceneEvents : MonoBehaviour
     {
+        bool enabledIsDue;
+
+        // A stream that loads after us runs at the first Update only: what is sent before that would be lost.
         void OnEnable()
         {
             PrepareBindings();
-            Fire(EventTrigger.Enabled, null);
+            enabledIsDue = stream == null || stream.Client == null;
+            if (!enabledIsDue) Fire(EventTrigger.Enabled, null);
         }
 
-        void OnDisable() => Fire(EventTrigger.Disabled, null);
+        void OnDisable()
+        {
+            enabledIsDue = false;
+            Fire(EventTrigger.Disabled, null);
+        }
 
         void OnTriggerEnter(Collider other) => Fire(EventTrigger.TriggerEnter, other);
 
@@ -31,6 +39,7 @@ namespace Everscene
 
         void Update()
         {
+            if (enabledIsDue) FireLate();
             float now = Time.unscaledTime;
             for (int i = 0; i < bindings.Count; i++)
             {
@@ -40,13 +49,20 @@ namespace Everscene
             }
         }
 
+        void FireLate()
+        {
+            enabledIsDue = false;
+            if (stream == null) stream = FindStream();
+            Fire(EventTrigger.Enabled, null);
+        }
+
         void PrepareBindings()
         {
             if (stream == null) stream = FindStream();
             foreach (EventBinding binding in bindings) binding.Prepare();
         }
 
-        // Only when none is set, and only once: the one stream of a simple scene.
+        // Only when none is set, and not in every Update: the one stream of a simple scene.
         EversceneStream FindStream()
         {
             var beside = GetComponentInParent<EversceneStream>();

@@ -11,6 +11,7 @@ namespace Everscene
     /// stands while the component is switched off. The other half holds what a user sets and reads.
     /// </summary>
     [ExecuteAlways]
+    [DefaultExecutionOrder(-100)] // before scripts that send events as they are enabled, and that show the frame in their Update
     [AddComponentMenu("Everscene/Everscene Stream")]
     public sealed partial class EversceneStream : MonoBehaviour
     {

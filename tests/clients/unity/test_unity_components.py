@@ -63,7 +63,9 @@ def test_a_callback_may_disable_the_component(played: Play) -> None:
     played("DisabledInACallback")
 
 
-@pytest.mark.parametrize("check", ["Triggers", "Rest", "AnimatorStates", "Values", "MistakesAreTold"])
+@pytest.mark.parametrize(
+    "check", ["Triggers", "EnabledBeforeTheStream", "Rest", "AnimatorStates", "Values", "MistakesAreTold"]
+)
 def test_events_component(played: Play, check: str) -> None:
     played(check)
 

@@ -12,7 +12,7 @@ namespace Everscene.Play
         static EversceneEvents events;
         static readonly List<string> Sent = new List<string>();
 
-        static Action[] Begin(string[] arguments, params EventBinding[] bindings)
+        static Action[] Make(string[] arguments, params EventBinding[] bindings)
         {
             var game = new GameObject("game");
             stream = game.AddComponent<EversceneStream>();
@@ -21,12 +21,18 @@ namespace Everscene.Play
             {
                 if (receipt.State == ReceiptState.Accepted || receipt.State == ReceiptState.Rejected) Sent.Add(receipt.Name);
             };
-            Call(stream, "OnEnable");
-            Until(() => stream.IsConnected, "a connection", UpdateOf(stream));
             events = game.AddComponent<EversceneEvents>();
             events.Bindings.AddRange(bindings);
-            Call(events, "OnEnable");
             return new[] { UpdateOf(stream), UpdateOf(events) };
+        }
+
+        static Action[] Begin(string[] arguments, params EventBinding[] bindings)
+        {
+            Action[] updates = Make(arguments, bindings);
+            Call(stream, "OnEnable");
+            Until(() => stream.IsConnected, "a connection", updates[0]);
+            Call(events, "OnEnable");
+            return updates;
         }
 
         static void Expect(Action[] updates, params string[] names)
@@ -47,6 +53,16 @@ namespace Everscene.Play
             Call(events, "OnTriggerEnter", new Collider { tag = "Player" });
             Call(events, "OnTriggerExit", new Collider { tag = "Enemy" });
             Expect(updates, "night", "storm", "calm");
+        }
+
+        public static void EnabledBeforeTheStream(string[] arguments)
+        {
+            Action[] updates = Make(arguments, new EventBinding { trigger = EventTrigger.Enabled, eventName = "night" });
+            Call(events, "OnEnable");
+            Call(stream, "OnEnable");
+            Expect(updates, "night");
+            var order = (DefaultExecutionOrder)Attribute.GetCustomAttribute(typeof(EversceneStream), typeof(DefaultExecutionOrder));
+            Must(order.order < 0, "in one scene the stream comes first");
         }
 
         public static void Rest(string[] arguments)

@@ -52,6 +52,11 @@ namespace UnityEngine
 
     public sealed class SerializeField : Attribute { }
     public sealed class ExecuteAlways : Attribute { }
+    public sealed class DefaultExecutionOrder : Attribute
+    {
+        public int order { get; }
+        public DefaultExecutionOrder(int order) { this.order = order; }
+    }
     public sealed class DisallowMultipleComponent : Attribute { }
     public sealed class AddComponentMenu : Attribute { public AddComponentMenu(string path) { } }
     public sealed class RequireComponent : Attribute { public RequireComponent(Type type) { } }
