@@ -13,6 +13,7 @@ OSC knows no password, so the socket is bound to this machine alone unless anoth
 
 import errno
 import logging
+import math
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ from everscene_bridge.feed_player import Player
 from everscene_bridge.messages import ParamDescription, ParamValue, SceneDescription
 from everscene_bridge.protocol import LOOPBACK
 from everscene_bridge.receipt import Receipt
+from everscene_bridge.wording import short
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ PREFIX = "/everscene/"
 LONGEST_PACKET = 65_536
 LOOK_EVERY_S = 0.25
 RECEIPTS_WATCHED = 256
+BUNDLE = b"#bundle\0"
+BUNDLE_HEAD_BYTES = 16
+DEEPEST_BUNDLE = 8
 
 
 class OscWorld(Player, Protocol):
@@ -96,8 +101,9 @@ class OscInput:
                 log.error("OSC stops: %s", problem)
                 return
             try:
+                _check_bundles(packet)
                 messages = self._parse(packet).messages
-            except self._parse_error as problem:
+            except (self._parse_error, ValueError) as problem:
                 log.warning("a packet that is no OSC was left out: %s", problem)
                 continue
             for timed in messages:
@@ -118,6 +124,9 @@ class OscInput:
         kind, _, name = address.removeprefix(PREFIX).partition("/")
         if not address.startswith(PREFIX):
             raise ValueError(f"no such address; they begin with {PREFIX}")
+        for place, value in enumerate(args, start=1):
+            if not isinstance(value, int | str) and not (isinstance(value, float) and math.isfinite(value)):
+                raise ValueError(f"argument {place} is {short(value)}; finite numbers, text, true and false are taken")
         if kind == "event" and name:
             return self._event(name, args)
         if kind == "prompt" and not name:
@@ -161,6 +170,24 @@ class OscInput:
             except ClientError as problem:
                 if receipt.state == "rejected":
                     log.warning("OSC %s: %s", address, problem)
+
+
+def _check_bundles(packet: bytes, depth: int = 0) -> None:
+    """Raises ValueError for a part that does not lie in its bundle: python-osc would follow its size, if negative
+    round and round."""
+    if not packet.startswith(BUNDLE):
+        return
+    if depth == DEEPEST_BUNDLE:
+        raise ValueError(f"bundles within bundles go down to {DEEPEST_BUNDLE} at most")
+    at = BUNDLE_HEAD_BYTES
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + 4], "big", signed=True)
+        at += 4
+        left = max(0, len(packet) - at)
+        if not 4 <= size <= left:
+            raise ValueError(f"a part of a bundle has {size} bytes; at least 4 must be, and {left} are left")
+        _check_bundles(packet[at : at + size], depth + 1)
+        at += size
 
 
 def _steering(args: Sequence[Any]) -> tuple[Any, Any, float | None]:
