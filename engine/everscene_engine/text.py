@@ -2,11 +2,12 @@
 
 `TextEncoder` is what the stream needs of any encoder. `PocketTextEncoder` is the pocket model's own: a documented
 vocabulary, one embedding for each word, two small transformer layers so that words know of each other. A word it
-does not know is refused with its nearest neighbours, since a word ignored in silence looks like a broken model.
+does not know is refused with its nearest neighbours, since a word ignored in silence looks like a broken model. So a
+word is whatever could mean something: letters of any script, digits, signs and emoji too.
 """
 
 import difflib
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from everscene_engine.conditioning import TextEmbedding
 from everscene_engine.errors import PromptRejected
 
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_WRITTEN_AS = str.maketrans({"&": " and ", "\u2019": "'"})
+_DIVIDING = ("Cc", "Cf", "Cs")  # besides white space and punctuation, the Unicode categories of what has no shape
 
 
 class TextEncoder(Protocol):
@@ -31,6 +33,9 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding: ...
 
+    def unload(self) -> None:
+        """Let go of what can be loaded again; `check` goes on without."""
+
 
 def check_length(length: int, limit: int, unit: str, reserve: str = "") -> None:
     """Raise PromptRejected for a prompt of more than `limit` words or tokens, which is what fits beside `reserve`."""
@@ -40,8 +45,16 @@ def check_length(length: int, limit: int, unit: str, reserve: str = "") -> None:
 
 
 def words_of(prompt: str) -> list[str]:
-    """The words of a prompt, lower-cased, without punctuation."""
-    return _WORD.findall(prompt.lower())
+    """The words of a prompt, lower-cased: what white space and punctuation divide, an apostrophe inside a word apart.
+    "&" is the word "and"; letters of full width are the common ones."""
+    text = unicodedata.normalize("NFKC", prompt).lower().translate(_WRITTEN_AS)
+    words = "".join(" " if _divides(character) else character for character in text).split()
+    return [word for word in (word.strip("'") for word in words) if word]
+
+
+def _divides(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character != "'" and (category[0] in "PZ" or category in _DIVIDING)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,9 @@ class PocketTextEncoder(nn.Module):
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
         return ids, lengths
+
+    def unload(self) -> None:
+        """Nothing: it is small, and `check` needs its words."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Word ids [P, L], 0 where padded -> embeddings [P, L, width]; padded rows hold nothing of use."""

@@ -1,5 +1,7 @@
 """The pocket model's text encoder: its vocabulary is a door with a sign on it."""
 
+import re
+
 import pytest
 import torch
 
@@ -15,6 +17,45 @@ def encoder() -> PocketTextEncoder:
 
 def test_words_are_lower_cased_without_punctuation() -> None:
     assert words_of("A red fox, at Night!") == ["a", "red", "fox", "at", "night"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("red-fox_storm/harbour\u2014night\u2026", ["red", "fox", "storm", "harbour", "night"]),
+        ("the fox's 'storm'", ["the", "fox's", "storm"]),
+        ("the fox\u2019s \u2018storm\u2019", ["the", "fox's", "storm"]),
+        ("fox & storm&rain", ["fox", "and", "storm", "and", "rain"]),
+        ("\uff32\uff25\uff24 \uff46\uff4f\uff58\u3001storm", ["red", "fox", "storm"]),
+        ("\ufefffox\u200b storm\x07", ["fox", "storm"]),
+    ],
+)
+def test_punctuation_and_what_has_no_shape_divide_words(prompt: str, words: list[str]) -> None:
+    assert words_of(prompt) == words
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("harbour, \u591c, storm", "\u591c"),
+        ("harbour d\u00eda", "d\u00eda"),
+        ("harbour di\u0301a", "d\u00eda"),
+        ("red \u0440\u0430\u0442", "\u0440\u0430\u0442"),
+        ("\u0930\u093e\u0924 storm", "\u0930\u093e\u0924"),
+        ("3 fox", "3"),
+        ("red + storm", "+"),
+        ("storm \U0001f98a", "\U0001f98a"),
+        ("\u26c8\ufe0f", "\u26c8\ufe0f"),
+    ],
+)
+def test_nothing_that_could_mean_something_is_ignored(prompt: str, word: str) -> None:
+    with pytest.raises(PromptRejected, match=rf"^no such word: '{re.escape(word)}'"):
+        encoder().check(prompt)
+
+
+def test_an_emoji_beside_a_word_is_named_with_the_word_that_is_known() -> None:
+    with pytest.raises(PromptRejected, match=r"no such word: 'fox\U0001f98a' \(did you mean fox\?\)"):
+        encoder().check("fox\U0001f98a")
 
 
 def test_an_unknown_word_is_named_with_its_neighbours() -> None:
