@@ -77,6 +77,7 @@ class LiveStream:
         self.meter = Meter()
         self.timeline = Timeline(engine.info, scene, self._check, settings)
         self._engine = engine
+        self._engine_closed = False
         self._serial = 0  # counts engines: what an old one still hands in is not taken
         self._rebuild = rebuild
         self._tell = tell
@@ -112,7 +113,7 @@ class LiveStream:
                 thread.join()
         with self.changed:
             self._drop_tasks("the server stops")
-        self._engine.close()
+        self._close_engine()
 
     def hand_out(self) -> None:
         """Tell the outcomes that have come up. Called with `changed` held."""
@@ -397,17 +398,8 @@ class LiveStream:
             return
         self._back_off.tried()
         try:
-            self._engine.close()
-            engine = self._rebuild()
-            if self._memory is not None:
-                engine.pin(self._memory)
-            snapshot = self._autosaves.pop() if self._autosaves else None
-            if snapshot is not None:
-                engine.restore(snapshot.engine)
-            if self.run_log is not None:
-                self.run_log.write_snapshot("engine", snapshot)
-            for picture in self._begins_with:
-                self.begin_with(engine, picture)
+            self._close_engine()
+            engine, snapshot = self._made_anew()
         except Exception as failure:
             log.error("the engine could not be made anew: %s", failure, exc_info=failure)
             with self.changed:
@@ -415,7 +407,31 @@ class LiveStream:
                 self.changed.notify_all()
             return
         with self.changed:
-            self._engine = engine
+            self._engine, self._engine_closed = engine, False
             self.timeline.restarted()
             self.changed.notify_all()
         log.info("the engine is back, with %s", "a new world" if snapshot is None else "its last automatic snapshot")
+
+    def _close_engine(self) -> None:
+        """Close it, once: a second try would only meet again what the first one left undone."""
+        if not self._engine_closed:
+            self._engine_closed = True
+            self._engine.close()
+
+    def _made_anew(self) -> tuple[EnginePort, Snapshot | None]:
+        """A new engine and the snapshot whose world it has. It is closed again when it cannot be made ready."""
+        engine = self._rebuild()
+        snapshot = self._autosaves.pop() if self._autosaves else None
+        try:
+            if self._memory is not None:
+                engine.pin(self._memory)
+            if snapshot is not None:
+                engine.restore(snapshot.engine)
+            if self.run_log is not None:
+                self.run_log.write_snapshot("engine", snapshot)
+            for picture in self._begins_with:
+                self.begin_with(engine, picture)
+        except Exception:
+            engine.close()
+            raise
+        return engine, snapshot
