@@ -1,108 +1,179 @@
-"""Whether making chunks on the host keeps another thread from showing frames: who waits, for what, how long.
+"""Why a thread that shows frames stands still while another makes chunks: who waits, for what, how long.
 
     PYTHONPATH=engine:bridge:kernels python tests/gpu/check_stalls.py [--model NAME] [--chunks N]
 
 A thread does a hundred times a second what the publisher does: it wakes, copies a frame from the GPU into registered
-memory and waits for it. Meanwhile chunks are made, each begun a while after the one before, as a live stream makes
-them; with CUDA graphs and without. A JSON line for each: how late the thread woke (`late_ms`: other threads held the
-interpreter or the cores) and how long a copy took (`copy_ms`: the driver or the GPU held it up), p50, p95, max; the
-slowest moments with their place in the chunk; and `registered`, whether the copies go by DMA.
+memory and waits for it. Meanwhile chunks are made, each begun a while after the one before. Each way of making them has
+a process of its own, 45 seconds at most, and a JSON line:
+
+    as it is     every forward waits until the GPU has begun the one before
+    no wait      the clean pass is queued without that wait, so that three forwards lie in the queue
+    long queue   the same, and the driver's queue holds four times as many launches (CUDA_SCALE_LAUNCH_QUEUES)
+    no graphs    no wait, kernel by kernel
+
+`late_ms`: how late the thread woke (others held the interpreter or the cores). `copy_ms`: how long a copy took (the
+driver or the GPU held it up). `clean_ms` and `chunk_ms`: the host's time for queueing a clean pass, and for a chunk.
+A full launch queue is the cause if `no wait` has a long clean pass and as long a copy, and the other three have not.
+Long copies in `no graphs` too speak for a lock of the driver at each launch, long `late_ms` for the interpreter's lock.
 """
 
 import argparse
 import json
 import mmap
+import os
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from everscene_bridge.stats import Distribution
 from everscene_engine.bench_engine import BenchOptions
 from everscene_engine.bench_machine import machine
 from everscene_engine.bench_run import make_world
 from everscene_engine.frame_output import GpuOutput
+from everscene_engine.host_lead import HostLead
 
 EVERY_S = 0.01
 IDLE_S = 0.9  # between chunks, as where content asks for a third of what the GPU could make
 SHOWN = 8
+SECONDS = 45.0
+WAYS = {
+    "as it is": {},
+    "no wait": {},
+    "long queue": {"CUDA_SCALE_LAUNCH_QUEUES": "4x"},
+    "no graphs": {},
+}  # with the environment of each
+BEGAN = time.perf_counter()
 
 
 class Copier(threading.Thread):
-    """Copies frames until it is told to stop."""
+    """Copies frames from the first chunk that is begun until it is told to stop."""
 
     def __init__(self, device: torch.device, height: int, width: int) -> None:
         super().__init__(daemon=True)
-        self._device = device
         memory = np.frombuffer(mmap.mmap(-1, height * width * 4), dtype=np.uint8)
         self._place = memory.reshape(height, width, 4)
         self._output = GpuOutput(device, device)
         self.registered = self._output.pin(memory)
-        self._frame = torch.zeros(1, height, width, 4, dtype=torch.uint8, device=device)
-        self.begun = 0.0  # of the chunk under way
-        self.late, self.copy = Distribution(), Distribution()
+        frame = torch.zeros(1, height, width, 4, dtype=torch.uint8, device=device)
+        torch.cuda.synchronize(device)
+        self._picture = self._output.pictures([frame])[0]
+        self.begun: float | None = None  # of the chunk under way
+        self.ms: dict[str, list[float]] = {"late": [], "copy": []}
         self.slowest: list[tuple[float, str, float]] = []
+        self._failure: BaseException | None = None
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        picture = self._output.pictures([self._frame])[0]
+        try:
+            self._copy()
+        except BaseException as failure:  # noqa: BLE001 - `stop` raises it where it is seen
+            self._failure = failure
+
+    def _copy(self) -> None:
         due = time.perf_counter()
         while not self._stopping.is_set():
             due = max(due + EVERY_S, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
-            woke = time.perf_counter()
-            picture.copy_into(self._place)
+            woke, begun = time.perf_counter(), self.begun
+            self._picture.copy_into(self._place)
             done = time.perf_counter()
-            for name, kept, seconds in (("late", self.late, woke - due), ("copy", self.copy, done - woke)):
-                kept.add(1000 * seconds)
-                self.slowest.append((round(1000 * seconds, 1), name, round(1000 * (woke - self.begun), 1)))
+            if begun is None:
+                continue
+            for name, seconds in (("late", woke - due), ("copy", done - woke)):
+                self.ms[name].append(1000 * seconds)
+                self.slowest.append((round(1000 * seconds, 1), name, round(1000 * (woke - begun), 1)))
             self.slowest = sorted(self.slowest, reverse=True)[:SHOWN]
 
     def stop(self) -> None:
-        """End, and take the registration back."""
+        """End, take the registration back, and raise what the thread ended with."""
         self._stopping.set()
         self.join()
         self._output.unpin()
+        if self._failure is not None:
+            raise self._failure
 
 
-def watched(options: BenchOptions) -> dict[str, Any]:
+class LeadOfDenoising:
+    """A host's lead that lets the last forward of a chunk, its clean pass, be queued at once."""
+
+    def __init__(self, lead: HostLead, forwards: int) -> None:
+        self._lead = lead
+        self._forwards = forwards  # of a chunk, the clean pass with them
+        self._asked = 0
+
+    def wait(self) -> None:
+        """As HostLead.wait, but before a clean pass."""
+        self._asked += 1
+        if self._asked % self._forwards:
+            self._lead.wait()
+
+
+def watched(options: BenchOptions, way: str) -> dict[str, Any]:
     """What the thread saw while chunks were made."""
-    world = make_world(options)
+    world = make_world(replace(options, graphs=way != "no graphs"))
+    stream = world.stream
+    if way != "as it is":
+        stream._lead = LeadOfDenoising(stream._lead, stream.schedule.steps + 1)  # type: ignore[assignment]
     world.fill_window()
     copier = Copier(options.place, world.config.height, world.config.width)
     copier.start()
-    for _ in range(options.chunks):
+    clean, whole = [], []
+    while len(whole) < options.chunks and (not whole or time.perf_counter() - BEGAN < SECONDS - 2 * IDLE_S):
         time.sleep(IDLE_S)
         copier.begun = time.perf_counter()
-        world.timed_chunks(1, decode=True)
+        chunk = stream.generate()
+        whole.append(1000 * (time.perf_counter() - copier.begun))
+        assert chunk is not None
+        clean.append(1000 * chunk.seconds["clean"])
+        world.decode_beside(chunk.latents)
     copier.stop()
-    found = {name: kept.message() for name, kept in (("late_ms", copier.late), ("copy_ms", copier.copy))}
+    world.close()
     return {
-        "graphs": options.graphs,
+        "way": way,
         "registered": copier.registered,
-        **{name: {"p50": one.p50, "p95": one.p95, "max": one.max} for name, one in found.items()},
+        "chunks": len(whole),
+        "clean_ms": _summary(clean),
+        "chunk_ms": _summary(whole),
+        **{f"{name}_ms": _summary(values) for name, values in copier.ms.items()},
         "slowest": [{"ms": ms, "what": what, "ms_into_the_chunk": at} for ms, what, at in copier.slowest],
     }
 
 
+def _summary(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    at = -(-95 * len(ordered) // 100) - 1
+    return {"median": round(median(ordered), 2), "p95": round(ordered[at], 2), "max": round(ordered[-1], 2)}
+
+
 def main() -> int:
+    """1 if one of the ways failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--model", default="longlive2-5b")
     parser.add_argument("--chunks", type=int, default=8)
+    parser.add_argument("--way", choices=WAYS, help="this one alone, in this process")
     given = parser.parse_args()
+    if given.way is not None:
+        options = BenchOptions(given.model, steps=2, precision="fp8", decoder="tiny", chunks=given.chunks)
+        with torch.inference_mode():
+            print(json.dumps(watched(options, given.way)), flush=True)
+        return 0
     print(json.dumps(machine(torch.device("cuda"))), flush=True)
-    for graphs in (True, False):
-        options = BenchOptions(
-            given.model, steps=2, precision="fp8", decoder="tiny", chunks=given.chunks, graphs=graphs
-        )  # fmt: skip
-        print(json.dumps(watched(options)), flush=True)
-        torch.cuda.empty_cache()
-    return 0
+    failed = 0
+    for way, environment in WAYS.items():
+        command = [sys.executable, __file__, "--model", given.model, "--chunks", str(given.chunks), "--way", way]
+        try:
+            subprocess.run(command, env=os.environ | environment, timeout=2 * SECONDS, check=True)
+        except subprocess.SubprocessError as problem:
+            print(json.dumps({"way": way, "error": str(problem)}), flush=True)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        sys.exit(main())
+    sys.exit(main())
