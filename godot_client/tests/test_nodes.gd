@@ -138,3 +138,13 @@ func test_a_scene_full_of_holes_is_tidied() -> void:
 	check_equal(scene["events"].size(), 2, "events with a name")
 	check_equal(scene["events"][0]["label"], "A", "label")
 	check_equal(scene["events"][1]["params"], [], "params")
+	check_equal(scene["slots"], [], "slots")
+
+
+func test_a_scenes_slots_are_tidied_too() -> void:
+	var slots := [{"name": "sky", "default": "clear", "choices": ["clear"]}, {"name": "any"}, {}, 5]
+	var expected := [
+		{"name": "sky", "default": "clear", "choices": ["clear"]},
+		{"name": "any", "default": "", "choices": []},
+	]
+	check_equal(Messages.tidy_scene({"slots": slots})["slots"], expected, "slots")

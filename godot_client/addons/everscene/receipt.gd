@@ -1,7 +1,7 @@
 class_name EversceneReceipt
 extends RefCounted
-## What became of an event or prompt that you sent. Every one ends as applied, superseded or
-## rejected; nothing is dropped in silence.
+## What became of an event, a prompt or slots that you sent. Every one ends as applied, superseded
+## or rejected; nothing is dropped in silence.
 ##
 ## [codeblock]
 ## var receipt := $EversceneStream.send_event("storm", {"intensity": 0.8})
@@ -26,7 +26,7 @@ enum State {
 
 ## The id that it bears on the wire.
 var id := 0
-## Name of the event; empty for a prompt.
+## Name of the event; empty for a prompt and for slots.
 var event := ""
 var state := State.SENT
 ## The server's own number for it, across all clients.

@@ -19,7 +19,7 @@ signal connected
 signal disconnected(reason: String)
 ## A new frame is in the texture.
 signal frame_received(texture: EversceneTexture, frame: EversceneFrame)
-## One of our events or prompts shows from [member EversceneReceipt.frame] on.
+## One of our events, prompts or slots shows from [member EversceneReceipt.frame] on.
 signal event_applied(receipt: EversceneReceipt)
 ## Something went wrong. [param reason] is a sentence for a person.
 signal error(code: String, reason: String)
@@ -27,9 +27,9 @@ signal error(code: String, reason: String)
 signal prompt_changed(prompt: String)
 ## The sidecar's state is another now: starting, live, slow, stalled, restarting, paused, closing.
 signal state_changed(state: String, reason: String)
-## The events that the sidecar takes are others now.
+## The events and slots that the sidecar takes are others now.
 signal scene_changed(scene: Dictionary)
-## Somebody's event or prompt was accepted: ours, or another client's.
+## Somebody's event, prompt or slots were accepted: ours, or another client's.
 signal input_seen(input: Dictionary)
 ## Answer to [method request_stats]: the message `stats` of docs/protocol.md.
 signal stats_received(stats: Dictionary)
@@ -103,8 +103,9 @@ var is_live := false
 var info := {}
 ## Name of the model that runs.
 var model := ""
-## The events that the sidecar takes: {name, events: [{name, label, group, when, for_s, params}]}.
-var scene := {"name": "", "events": []}
+## What the sidecar takes: {name, events: [{name, label, group, when, for_s, params}],
+## slots: [{name, default, choices}]}. A slot without choices takes any words.
+var scene := {"name": "", "events": [], "slots": []}
 ## The prompt under which the latest frames are generated.
 var prompt := ""
 ## The sidecar's state, as in [signal state_changed].
@@ -236,12 +237,35 @@ func send_event(event_name: StringName, params: Dictionary = {}, when := "") -> 
 	return receipt
 
 
-## Sends a whole prompt in place of the scene's. [param transition] is "recache", "text", "cut",
-## "reset" or "" (recache).
-func send_prompt(text: String, transition := "", when := "") -> EversceneReceipt:
+## Sends a whole prompt in place of the scene's. [param transition] is "recache", "text", "blend",
+## "cut", "reset" or "" (recache). A blend takes [param blend_seconds] of content (0 = the server's
+## default), with [param blend_ease] "cosine", "linear" or "" (cosine) and [param blend_path]
+## "linear", "slerp" or "" (linear).
+func send_prompt(
+	text: String,
+	transition := "",
+	when := "",
+	blend_seconds := 0.0,
+	blend_ease := "",
+	blend_path := ""
+) -> EversceneReceipt:
 	var message := {"type": "prompt", "text": text}
-	if not transition.is_empty():
-		message["transition"] = transition
+	_steer(message, transition, blend_seconds, blend_ease, blend_path)
+	return _send_input(message, when)
+
+
+## Puts words into slots of [member scene], as a fader does: [param words] are texts by the slot's
+## name. The rest is as in [method send_prompt].
+func send_slots(
+	words: Dictionary,
+	transition := "",
+	when := "",
+	blend_seconds := 0.0,
+	blend_ease := "",
+	blend_path := ""
+) -> EversceneReceipt:
+	var message := {"type": "slots", "slots": words.duplicate()}
+	_steer(message, transition, blend_seconds, blend_ease, blend_path)
 	return _send_input(message, when)
 
 
@@ -279,6 +303,20 @@ func _run(client: Client) -> void:
 	client.close()
 
 
+## How the picture goes to the new prompt; what is left out stands for the server's defaults.
+static func _steer(
+	message: Dictionary, transition: String, seconds: float, ease_name: String, path: String
+) -> void:
+	if not transition.is_empty():
+		message["transition"] = transition
+	if seconds != 0.0:
+		message["seconds"] = seconds
+	if not ease_name.is_empty():
+		message["ease"] = ease_name
+	if not path.is_empty():
+		message["path"] = path
+
+
 func _send_input(message: Dictionary, when: String) -> EversceneReceipt:
 	var receipt := EversceneReceipt.new()
 	receipt.id = _next_id
@@ -303,7 +341,7 @@ func _why_not(message: Dictionary) -> Array:
 	if _client == null:
 		return ["not_connected", "not connected: call connect_to_server() first"]
 	if not Msgpack.can_encode(message):
-		return ["wrong_type", "params must be bools, ints, floats or texts"]
+		return ["wrong_type", "values must be bools, ints, floats or texts"]
 	if Msgpack.encode(message).size() > Client.Messages.MAX_MESSAGE_BYTES:
 		return ["too_long", "a message may have %d bytes" % Client.Messages.MAX_MESSAGE_BYTES]
 	return []

@@ -20,6 +20,8 @@ const LAST_RETRY_MS := 2000
 ## A message for a server that is not there waits this long before it is given up.
 const OFFLINE_MS := 5000
 const MAX_WAITING := 256
+## What bears an id and gets receipts.
+const INPUTS := ["event", "prompt", "slots"]
 ## Id of the ping whose answer comes after all receipts that the server names again.
 const ALL_NAMED := -1
 
@@ -36,9 +38,9 @@ var _retry_ms := FIRST_RETRY_MS
 var _at_ms := 0
 var _told := ""
 var _is_live_told := false
-## Events and prompts that no receipt has answered yet, by id: sent again after a break.
+## Events, prompts and slots that no receipt has answered yet, by id: sent again after a break.
 var _unanswered := {}
-## Events and prompts that were accepted and are not settled, by id.
+## Events, prompts and slots that were accepted and are not settled, by id.
 var _open := {}
 ## Those of them that the server has not named again since the break.
 var _unnamed := {}
@@ -67,8 +69,8 @@ func _init(
 	}
 
 
-## Queues a message. Events and prompts (which bear an `id`) get at least one receipt for certain:
-## the server's, or one of our own that says why there is none.
+## Queues a message. Events, prompts and slots (which bear an `id`) get at least one receipt for
+## certain: the server's, or one of our own that says why there is none.
 func send(message: Dictionary) -> void:
 	_mutex.lock()
 	_outbox.append(message)
@@ -243,7 +245,7 @@ func _empty_outbox(now: int) -> void:
 		_outbox = []
 	_mutex.unlock()
 	for message in messages:
-		if message.has("id") and message["type"] in ["event", "prompt"]:
+		if message["type"] in INPUTS:
 			if _unanswered.size() >= MAX_WAITING and phase != Phase.LIVE:
 				_tell_rejected(message["id"], "not_connected", _why_offline())
 				continue

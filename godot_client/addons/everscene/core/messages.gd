@@ -70,6 +70,7 @@ const _FIELDS := {
 		"event": "text?",
 		"params": "map?",
 		"prompt": "text?",
+		"slots": "map?",
 	},
 	"state": {"state": "text", "reason": "text?"},
 	"ring_changed": {"ring": "map?"},
@@ -106,8 +107,8 @@ static func is_known(kind: String) -> bool:
 	return _FIELDS.has(kind)
 
 
-## [param scene] with every field of every event and param there and of its type, so that a user
-## interface can be built from it without looking twice. Entries that make no sense are left out.
+## [param scene] with every field of every event, param and slot there and of its type, so that a
+## user interface can be built from it without looking twice. Entries without sense are left out.
 static func tidy_scene(scene: Dictionary) -> Dictionary:
 	var events := []
 	for event: Variant in _list(scene, "events"):
@@ -130,7 +131,16 @@ static func tidy_scene(scene: Dictionary) -> Dictionary:
 				}
 			)
 		)
-	return {"name": _text(scene, "name", ""), "events": events}
+	var slots := []
+	for slot: Variant in _list(scene, "slots"):
+		if slot is Dictionary and slot.get("name") is String:
+			slots.append(_tidy_slot(slot))
+	return {"name": _text(scene, "name", ""), "events": events, "slots": slots}
+
+
+static func _tidy_slot(slot: Dictionary) -> Dictionary:
+	var default := _text(slot, "default", "")
+	return {"name": slot["name"], "default": default, "choices": _list(slot, "choices")}
 
 
 static func _tidy_param(param: Dictionary) -> Dictionary:
