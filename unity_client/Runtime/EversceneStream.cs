@@ -20,6 +20,9 @@ namespace Everscene
         EversceneClient client;
         Texture2D texture;
         MaterialPropertyBlock block;
+        Renderer rendererInUse;
+        MaterialPropertyBlock blockBefore; // of rendererInUse; null = it had none
+        string propertyInUse = "";
         bool targetsAreStale = true;
         bool settingsAreStale;
         bool isMirrored;
@@ -34,7 +37,7 @@ namespace Everscene
 
         void OnDestroy()
         {
-            ReleaseTargets();
+            ReleaseRenderer();
             ReleaseTexture();
         }
 
@@ -51,8 +54,10 @@ namespace Everscene
             if (client == null) return;
             client.Poll();
             // A callback may have disabled this component.
-            if (client == null || !TakeFrame()) return;
-            UpdateTargets();
+            if (client == null) return;
+            bool taken = TakeFrame();
+            if (taken || targetsAreStale && texture != null) UpdateTargets();
+            if (!taken) return;
             client.MarkShown(ref frame);
             FrameShown?.Invoke(frame);
             onFrame.Invoke(texture);
@@ -164,21 +169,39 @@ namespace Everscene
             if (targetTexture != null) Graphics.Blit(texture, targetTexture, scale, offset);
             if (!targetsAreStale) return;
             targetsAreStale = false;
-            if (targetRenderer == null) return;
-            if (block == null) block = new MaterialPropertyBlock();
-            string property = MaterialPropertyInUse;
-            targetRenderer.GetPropertyBlock(block);
-            block.SetTexture(property, texture);
+            PrepareRenderer();
+            if (rendererInUse == null) return;
+            rendererInUse.GetPropertyBlock(block);
+            block.SetTexture(propertyInUse, texture);
             // Left alone as long as nothing was ever mirrored: the material's own tiling stays.
             if (flip != Flip.None || isMirrored)
-                block.SetVector(property + "_ST", new Vector4(scale.x, scale.y, offset.x, offset.y));
+                block.SetVector(propertyInUse + "_ST", new Vector4(scale.x, scale.y, offset.x, offset.y));
             isMirrored = flip != Flip.None;
-            targetRenderer.SetPropertyBlock(block);
+            rendererInUse.SetPropertyBlock(block);
         }
 
-        void ReleaseTargets()
+        void PrepareRenderer()
         {
-            if (targetRenderer != null && block != null) targetRenderer.SetPropertyBlock(null);
+            string property = targetRenderer == null ? "" : PropertyFor(targetRenderer);
+            if (rendererInUse == targetRenderer && propertyInUse == property) return;
+            ReleaseRenderer();
+            if (targetRenderer == null) return;
+            if (block == null) block = new MaterialPropertyBlock();
+            rendererInUse = targetRenderer;
+            propertyInUse = property;
+            if (!rendererInUse.HasPropertyBlock()) return;
+            blockBefore = new MaterialPropertyBlock();
+            rendererInUse.GetPropertyBlock(blockBefore);
+        }
+
+        // A single property cannot be taken out of a block: the renderer gets back what it had when it became the target.
+        void ReleaseRenderer()
+        {
+            if (rendererInUse != null) rendererInUse.SetPropertyBlock(blockBefore);
+            rendererInUse = null;
+            blockBefore = null;
+            propertyInUse = "";
+            isMirrored = false;
         }
 
         bool Mirrors(Flip axis) => (flip & axis) != 0;

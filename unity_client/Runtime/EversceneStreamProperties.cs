@@ -109,7 +109,16 @@ namespace Everscene
         public Playback Playback { get => playback; set => playback = value; }
         public Flip Flip { get => flip; set { flip = value; targetsAreStale = true; } }
         public RenderTexture TargetTexture { get => targetTexture; set => targetTexture = value; }
-        public Renderer TargetRenderer { get => targetRenderer; set { targetRenderer = value; targetsAreStale = true; } }
+        public Renderer TargetRenderer
+        {
+            get => targetRenderer;
+            set
+            {
+                targetRenderer = value;
+                targetsAreStale = true;
+                if (rendererInUse != value) ReleaseRenderer();
+            }
+        }
         public string TargetMaterialProperty
         {
             get => targetMaterialProperty;
@@ -160,16 +169,13 @@ namespace Everscene
             Receipt.Unsent(name, "not_connected", "the Everscene Stream component is disabled, or its endpoint is wrong");
 
         // Built-in, URP and HDRP call the main texture by different names.
-        string MaterialPropertyInUse
+        string PropertyFor(Renderer target)
         {
-            get
-            {
-                if (!string.IsNullOrEmpty(targetMaterialProperty)) return targetMaterialProperty;
-                Material material = targetRenderer.sharedMaterial;
-                foreach (string known in KnownProperties)
-                    if (material != null && material.HasProperty(known)) return known;
-                return "_MainTex";
-            }
+            if (!string.IsNullOrEmpty(targetMaterialProperty)) return targetMaterialProperty;
+            Material material = target.sharedMaterial;
+            foreach (string known in KnownProperties)
+                if (material != null && material.HasProperty(known)) return known;
+            return "_MainTex";
         }
 
         // When the component is added: the renderer beside it is the likely target.

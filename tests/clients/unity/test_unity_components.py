@@ -43,6 +43,10 @@ def test_targets_get_the_picture_mirrored_if_asked_and_are_given_back(played: Pl
     played("Targets")
 
 
+def test_a_renderer_that_is_no_longer_the_target_gets_back_what_it_had(played: Play) -> None:
+    played("AnotherRenderer")
+
+
 def test_events_give_receipts_that_can_be_yielded(played: Play) -> None:
     played("SendAndReceipts")
 

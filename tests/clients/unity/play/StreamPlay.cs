@@ -120,6 +120,37 @@ namespace Everscene.Play
             Must(renderer.Block == null, "the renderer is given back");
         }
 
+        public static void AnotherRenderer(string[] arguments)
+        {
+            EversceneStream stream = Make(arguments[1]);
+            Renderer first = stream.TargetRenderer, second = new GameObject("second").AddComponent<Renderer>();
+            var tint = new MaterialPropertyBlock();
+            tint.SetVector("_Color", new Vector4(1, 0, 0, 1));
+            first.SetPropertyBlock(tint);
+            Call(stream, "OnEnable");
+            Action update = UpdateOf(stream);
+            Until(() => stream.Frame.Number > 0, "a first frame", update);
+            Must(first.Block.Set.ContainsKey("_MainTex") && first.Block.Set.ContainsKey("_Color"), "what others have set stays");
+            stream.TargetRenderer = second;
+            Must(!first.Block.Set.ContainsKey("_MainTex"), "the former target has no picture any more");
+            Must(first.Block.Set.ContainsKey("_Color"), "and what it had before");
+            update();
+            Must(ReferenceEquals(second.Block.Set["_MainTex"], stream.Texture), "the new one has it without waiting for a frame");
+            Set(stream, "targetRenderer", first);
+            Call(stream, "OnValidate");
+            update();
+            Must(second.Block == null && first.Block.Set.ContainsKey("_MainTex"), "the inspector's choice counts too");
+            stream.TargetMaterialProperty = "_Portal";
+            update();
+            Must(first.Block.Set.ContainsKey("_Portal") && !first.Block.Set.ContainsKey("_MainTex"), "another property, not both");
+            stream.TargetRenderer = null;
+            Must(first.Block.Set.Count == 1, "no target");
+            update();
+            Call(stream, "OnDisable");
+            Call(stream, "OnDestroy");
+            Must(first.Block.Set.Count == 1 && second.Block == null, "all is as before");
+        }
+
         public static void SendAndReceipts(string[] arguments)
         {
             EversceneStream stream = Make(arguments[1]);

@@ -112,6 +112,13 @@ namespace UnityEngine
         public readonly Dictionary<string, object> Set = new Dictionary<string, object>();
         public void SetTexture(string property, Texture texture) => Set[property] = texture;
         public void SetVector(string property, Vector4 value) => Set[property] = value;
+
+        internal void CopyFrom(MaterialPropertyBlock other)
+        {
+            Set.Clear();
+            if (other == null) return;
+            foreach (KeyValuePair<string, object> one in other.Set) Set[one.Key] = one.Value;
+        }
     }
 
     public class Renderer : Component
@@ -120,8 +127,16 @@ namespace UnityEngine
         public int Sets;
         public Material sharedMaterial { get; set; }
         public Material material { get; set; } = new Material();
-        public void GetPropertyBlock(MaterialPropertyBlock block) { }
-        public void SetPropertyBlock(MaterialPropertyBlock block) { Block = block; Sets++; }
+        public bool HasPropertyBlock() => Block != null;
+        public void GetPropertyBlock(MaterialPropertyBlock block) => block.CopyFrom(Block);
+
+        // A renderer keeps a copy.
+        public void SetPropertyBlock(MaterialPropertyBlock block)
+        {
+            Sets++;
+            Block = block == null ? null : new MaterialPropertyBlock();
+            if (block != null) Block.CopyFrom(block);
+        }
     }
 
     public static class RenderSettings { public static Material skybox { get; set; } }
