@@ -22,10 +22,8 @@ prompts, and a rollback needs no random state.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -38,7 +36,8 @@ from everscene_engine.heeding import Heeding
 from everscene_engine.host_lead import FiniteCheck, HostLead, to_device
 from everscene_engine.kv_cache import Turn
 from everscene_engine.kv_cache_nvfp4 import CACHES
-from everscene_engine.latent_chunk import LatentChunk, cut_short, is_whole, shortened
+from everscene_engine.latent_chunk import LatentChunk, Past, is_whole
+from everscene_engine.noise import drawn
 from everscene_engine.rope import Rotation, rotation
 from everscene_engine.sampler import (
     Interrupted,
@@ -54,9 +53,6 @@ from everscene_engine.transformer import WanTransformer
 
 Transition = Literal["recache", "text", "cut", "reset"]
 TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
-
-_SEED_STRIDE = 0x9E3779B97F4A7C15  # odd, so that neighbouring seeds and frames share no noise
-_STEP_STRIDE = 0xD1B54A32D192ED03  # the same for the steps of a chunk
 
 
 class LatentStream:
@@ -78,11 +74,8 @@ class LatentStream:
         weight = transformer.patch_embedding.weight
         self.transformer = transformer
         self.config = config
-        self.schedule: Schedule | RenoiseSchedule = (
-            make_schedule(steps or config.steps, config.shift)
-            if config.sampler == "unipc"
-            else make_renoise_schedule(steps or config.steps, config.shift)
-        )
+        make = make_schedule if config.sampler == "unipc" else make_renoise_schedule
+        self.schedule: Schedule | RenoiseSchedule = make(steps or config.steps, config.shift)
         self.seed = seed
         self.clips = clips
         self._device, self._dtype = weight.device, weight.dtype
@@ -100,7 +93,6 @@ class LatentStream:
         )
         self._lead = HostLead(weight.device)
         self._rows, self._columns = config.latent_height // 2, config.latent_width // 2
-        self._generator = torch.Generator()
         self._text: Conditioning | None = None
         self._texts: dict[int, Conditioning] = {}  # what the keys and values of the newest chunks are to be made under
         self._recache_due = False
@@ -108,14 +100,23 @@ class LatentStream:
         self._unsettled: list[int] = []  # numbers of the chunks that `settle` shall make anew, oldest first
         self._torn = False  # an interrupt or a rollback may have taken something from the window
         self._cut_due = False
-        self._shot = 0
-        self._sink: LatentChunk | None = None
         self._sink_text: Conditioning | None = None
-        self._heads: list[LatentChunk] = []  # first chunks of the shots after the first that a rollback can reach
         self._first_latent: Tensor | None = None  # what latent frame 0 must be
-        self._past: deque[LatentChunk] = deque(maxlen=4 * config.window_chunks)  # finished chunks, sink left out
-        self.next_chunk = 0
-        self.next_frame = 0
+        self._past = Past(self._remembered)
+
+    @property
+    def _remembered(self) -> int:
+        return 4 * self.config.window_chunks
+
+    @property
+    def next_chunk(self) -> int:
+        """Number of the chunk to come."""
+        return self._past.next_chunk
+
+    @property
+    def next_frame(self) -> int:
+        """Its first latent frame."""
+        return self._past.next_frame
 
     @torch.inference_mode()
     def steer(self, text: Conditioning, transition: Transition = "recache") -> None:
@@ -165,7 +166,7 @@ class LatentStream:
             seconds["recache"] = time.perf_counter() - start
         start = time.perf_counter()
         config = self.config
-        shot = self._shot + (1 if self._cut_due and self._sink is not None else 0)
+        shot = self._past.shot + (1 if self._cut_due and self._past.sink is not None else 0)
         offset = shot * config.shot_offset
         slot = self._cache.table.open(self.next_chunk, self.next_frame, config.chunk_frames, offset)
         try:
@@ -181,7 +182,7 @@ class LatentStream:
             finished(chunk)
         self._lead.wait()  # more than two forwards in a GPU's queue block whoever else wants something of it
         start = time.perf_counter()
-        if shot > self._shot and config.cut_clears_window:
+        if shot > self._past.shot and config.cut_clears_window:
             self._clear_but_sink(slot)
         self._clean_pass(slot, latents)
         seconds["clean"] = time.perf_counter() - start
@@ -229,18 +230,10 @@ class LatentStream:
         if frame == 0:
             self._forget()
             return
-        self._must_reach(frame)
-        sink_end = self._sink.end_frame if self._sink else 0
-        cut_short(self._past, frame)
-        cut_short(self._heads, frame)
-        last = self._past[-1] if self._past else self._sink
-        assert last is not None
-        if frame < sink_end:
-            self._sink = last = shortened(last, frame)
-            self._remake_sink(last)
-        self.next_frame = frame
-        self.next_chunk = last.number + 1
-        self._shot = last.shot
+        sink = self._past.sink
+        self._past.cut(frame)
+        if self._past.sink is not sink:
+            self._remake_sink()
         self._cut_due = False
         self._torn = True
         self._unsettled = [number for number in self._unsettled if number < self.next_chunk]
@@ -250,16 +243,8 @@ class LatentStream:
 
         Raises ConfigError as `rollback` does.
         """
-        self._must_reach(frame)
-        if frame < 1 or self._sink is None:
-            raise ConfigError(f"there is nothing before latent frame {frame}")
-        chunks, heads = [self._sink, *self._past], list(self._heads)
-        cut_short(chunks, frame)
-        cut_short(heads, frame)
         further = 1 if self.config.recache == "bidirectional" else 0
-        window = chunks[1:][-(self.config.window_chunks + further) :]
-        head = [chunk for chunk in heads[-1:] if all(chunk.number != other.number for other in window)]
-        return [chunks[0], *head, *window]
+        return self._past.before(frame, self.config.window_chunks + further)
 
     @torch.inference_mode()
     def restore(self, kept: Sequence[LatentChunk], sink_text: Conditioning, seed: int) -> None:
@@ -268,13 +253,9 @@ class LatentStream:
         self._forget()
         self.seed = seed
         self._text = sink_text
-        self._sink, self._sink_text = kept[0], sink_text
-        self._remake_sink(kept[0])
-        self._heads = [chunk for before, chunk in pairwise(kept) if chunk.shot > before.shot]
-        gap = len(kept) > 2 and kept[1].end_frame < kept[2].first_frame  # a shot sink of long ago, then the window
-        self._past.extend(kept[2:] if gap else kept[1:])
-        self._shot = kept[-1].shot
-        self.next_chunk, self.next_frame = kept[-1].number + 1, kept[-1].end_frame
+        self._sink_text = sink_text
+        self._past = Past.of(kept, self._remembered)
+        self._remake_sink()
         self._recache_due = True
 
     @property
@@ -288,18 +269,7 @@ class LatentStream:
     @property
     def earliest(self) -> int:
         """The first latent frame, but for 0, that a rollback can go back to."""
-        sink_end = self._sink.end_frame if self._sink else 0
-        oldest = self._past[0].first_frame if self._past else sink_end
-        return 1 if oldest == sink_end else oldest
-
-    def _must_reach(self, frame: int) -> None:
-        sink_end = self._sink.end_frame if self._sink else 0
-        oldest = self._past[0].first_frame if self._past else sink_end
-        reachable = frame <= sink_end if not self._past or oldest == sink_end else False
-        if frame > self.next_frame or (frame < oldest and not reachable):
-            raise ConfigError(
-                f"cannot roll back to latent frame {frame}: it must be {oldest} to {self.next_frame}, or 0"
-            )
+        return self._past.earliest
 
     def _denoise(self, slot: Resident, interrupted: Callable[[], bool]) -> Tensor:
         self._present_sink(slot)
@@ -368,17 +338,13 @@ class LatentStream:
 
     def _keep(self, chunk: LatentChunk, slot: Resident) -> None:
         assert self._text is not None
-        if self._sink is None:
-            self._sink, self._sink_text = chunk, self._text
+        if self._past.sink is None:
+            self._sink_text = self._text
             self._cache.pin(slot)
-        else:
-            self._past.append(replace(chunk, seconds={}))
-        if chunk.shot > self._shot:
-            self._heads.append(replace(chunk, seconds={}))
-            self._shot = chunk.shot
-            if self.config.shot_sink:
-                self._unpin_shots()
-                self._cache.pin(slot)
+        if chunk.shot > self._past.shot and self.config.shot_sink:
+            self._unpin_shots()
+            self._cache.pin(slot)
+        self._past.keep(chunk)
         known = chunk.number - self._cache.table.slots - 2  # older ones come back by a long way back alone
         self._texts = {number: text for number, text in self._texts.items() if number > known}
         self._texts[chunk.number] = self._text
@@ -386,11 +352,6 @@ class LatentStream:
         if self._unsettled:
             self._unsettled.append(chunk.number)
         self._cut_due = False
-        self.next_chunk += 1
-        self.next_frame = chunk.end_frame
-        oldest = self._past[0].first_frame if self._past else 0
-        while len(self._heads) > 1 and self._heads[1].first_frame <= oldest:
-            self._heads.pop(0)  # no rollback can reach the shot that it began
 
     def _unpin_shots(self) -> None:
         for resident in self._cache.table.pinned:
@@ -463,9 +424,9 @@ class LatentStream:
         pinned = self._cache.table.pinned
         sinks = {resident.chunk for resident in pinned}
         room = self._cache.table.slots - len(pinned) - (0 if further else 1)
-        window = [chunk for chunk in self._past if chunk.number not in sinks]
+        window = [chunk for chunk in self._past.chunks if chunk.number not in sinks]
         if self.config.cut_clears_window:
-            window = [chunk for chunk in window if chunk.shot == self._shot]
+            window = [chunk for chunk in window if chunk.shot == self._past.shot]
         return window[-room:]
 
     def _clear_but(self, chunks: Sequence[LatentChunk]) -> bool:
@@ -486,7 +447,7 @@ class LatentStream:
         latents = [chunk.latents for chunk in window]
         seen = list(pinned)
         if self.next_chunk <= self._cache.table.slots:
-            known = {chunk.number: chunk for chunk in (self._sink, *self._heads) if chunk is not None}
+            known = {chunk.number: chunk for chunk in (self._past.sink, *self._past.heads) if chunk is not None}
             latents = [*(known[resident.chunk].latents for resident in pinned), *latents]
             slots, seen = [*pinned, *slots], []
             self._sink_text = self._text
@@ -520,16 +481,19 @@ class LatentStream:
     @property
     def _shot_head(self) -> LatentChunk | None:
         """The chunk that is to be the shot sink."""
-        return self._heads[-1] if self._heads and self.config.shot_sink else None
+        return self._past.heads[-1] if self._past.heads and self.config.shot_sink else None
 
     def _open(self, chunk: LatentChunk) -> Resident:
         """A slot for a chunk that is there already."""
         offset = chunk.shot * self.config.shot_offset
         return self._cache.table.open(chunk.number, chunk.first_frame, chunk.latents.shape[1], offset)
 
-    def _remake_sink(self, sink: LatentChunk) -> None:
+    def _remake_sink(self) -> None:
+        """The sink's keys and values anew, and nothing else in the cache."""
+        sink = self._past.sink
+        assert sink is not None
         self._cache.clear()
-        slot = self._cache.table.open(sink.number, sink.first_frame, sink.latents.shape[1])
+        slot = self._open(sink)
         self._clean_pass(slot, sink.latents, seen=(), text=self._sink_text)
         self._cache.pin(slot)
 
@@ -551,22 +515,16 @@ class LatentStream:
         return rotation(torch.cat(places), self._rows, self._columns, self.transformer.config.head_dim)
 
     def _noise(self, step: int = 0) -> Tensor:
-        place = self.seed * _SEED_STRIDE + self.next_frame + 1 + step * _STEP_STRIDE
-        self._generator.manual_seed(place % 2**63)
         config = self.config
         shape = (self.clips, config.chunk_frames, self.transformer.config.channels)
-        noise = torch.randn(*shape, config.latent_height, config.latent_width, generator=self._generator)
+        noise = drawn(self.seed, self.next_frame, step, (*shape, config.latent_height, config.latent_width))
         return to_device(noise, self._device, self._dtype)  # [B, F, C, h, w]
 
     def _forget(self) -> None:
         self._cache.clear()
-        self._past.clear()
-        self._sink = self._sink_text = None
-        self._heads.clear()
+        self._past = Past(self._remembered)
+        self._sink_text = None
         self._texts = {}
         self._recache_due = self._shallow = self._torn = False
         self._unsettled = []
         self._cut_due = False
-        self._shot = 0
-        self.next_chunk = 0
-        self.next_frame = 0

@@ -292,7 +292,7 @@ def test_a_shot_sink_that_is_let_go_has_its_own_keys_again() -> None:
 
 def test_a_stream_has_no_length_limit() -> None:
     stream = bare_stream(SHOTS)
-    stream.next_frame, stream.next_chunk = 2_000_000, 1_000_000
+    stream._past.next_frame, stream._past.next_chunk = 2_000_000, 1_000_000
     assert step(stream).first_frame == 2_000_000
     turn = stream._turn(stream._cache.table.residents[-1])
     assert torch.isfinite(turn.cos).all()

@@ -146,7 +146,7 @@ def test_a_recache_in_one_forward_equals_a_clean_pass_for_each_chunk(chunks: int
         stream.steer(NEW)
     streams[0]._rebuild_window()
     with torch.inference_mode():
-        streams[1]._restore_shot_sink()
+        streams[1]._restore_shot_sink(None)
         for chunk in streams[1]._window():
             slot = streams[1]._open(chunk)
             streams[1]._present_sink(slot)
@@ -188,7 +188,7 @@ def test_smoothing_is_for_cached_and_current_keys_alike() -> None:
 
 def test_the_same_stream_twice_is_the_same() -> None:
     one, other = make_stream(SHOTS, 8), make_stream(SHOTS, 8)
-    assert torch.equal(one._past[-1].latents, other._past[-1].latents)
+    assert torch.equal(one._past.chunks[-1].latents, other._past.chunks[-1].latents)
 
 
 def test_what_it_cannot_hold_is_refused() -> None:

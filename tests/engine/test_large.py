@@ -77,7 +77,7 @@ def test_a_cut_puts_its_sentence_before_the_first_chunk_of_the_shot_alone(loaded
     chunk(engine)
     engine.steer("a storm", "cut")
     chunk(engine), chunk(engine)
-    assert engine._stream._shot == 1
+    assert engine._stream._past.shot == 1
     assert [resident.chunk for resident in engine._stream._cache.table.pinned] == [0, 1]
     assert list(engine._conditionings) == ["a red fox", "a storm", "The scene transitions. a storm"]
     assert engine._stream._text is engine._conditionings["a storm"]
@@ -127,9 +127,18 @@ def test_a_missing_part_says_which_command_fetches_it(loaded: Any) -> None:
         loaded(decoder="best")
 
 
-def test_a_decoder_for_the_pocket_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="pocket has one decoder"):
-        load("pocket", decoder="tiny")
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"decoder": "tiny"}, "pocket has one decoder; there is no 'tiny'"),
+        ({"decoder_device": "cpu"}, "its decoder is on the device of the model, not on 'cpu'"),
+        ({"text_device": "cuda"}, "its text encoder is on the CPU, not on 'cuda'"),
+        ({"unload_text": True}, "its text encoder stays in memory; there is nothing to unload"),
+    ],
+)
+def test_what_only_large_models_have_is_refused_for_the_pocket_model(option: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        load("pocket", **option)
 
 
 @pytest.fixture

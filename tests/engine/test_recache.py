@@ -150,7 +150,7 @@ def test_a_new_recache_takes_the_place_of_what_was_unsettled() -> None:
     while stream.settle():
         pass
     whole.steer(OLD)
-    whole._past.clear(), whole._past.extend(stream._past)
+    whole._past.chunks.clear(), whole._past.chunks.extend(stream._past.chunks)
     whole._rebuild_window()
     assert same(cache_of(stream), cache_of(whole))
 
