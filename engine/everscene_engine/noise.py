@@ -10,7 +10,9 @@ _STEP_STRIDE = 0xD1B54A32D192ED03  # the same for the steps of a chunk
 
 
 def drawn(seed: int, frame: int, step: int, shape: Sequence[int]) -> Tensor:
-    """Normal noise in float32 on the CPU. frame: the chunk's first latent frame. step: of a sampler that adds noise anew
-    before each; else 0."""
+    """Normal noise in float32 on the CPU.
+
+    frame: the chunk's first latent frame. step: of a sampler that adds noise anew before each; else 0.
+    """
     place = seed * _SEED_STRIDE + frame + 1 + step * _STEP_STRIDE
     return torch.randn(*shape, generator=torch.Generator().manual_seed(place % 2**63))
