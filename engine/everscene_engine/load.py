@@ -51,12 +51,12 @@ def load(
 
     steps: denoising steps, None for the preset's own. device: "cpu", "cuda", "cuda:1"; None takes a GPU if there is
     one. threads: CPU threads, None for torch's choice. weights: a folder other than the shipped one, or than the one
-    that `everscene models pull` writes. start_image: a picture that the world begins with. Of the large models alone:
-    decoder: vae, lightvae, lightvae2 or tiny; text_device: of the text encoder, None for `device`; unload_text: let go
-    of it after each prompt. recache_depth: see `StreamConfig.with_recache_depth`. precision, kv, attention: formats,
-    see `precision`. path: fast or plain, auto for the fast one where there can be one. gpus: how many make the stream
-    together, the first ones that the process sees; on a CPU, how many processes. decoder_device: of a large model's
-    decoder, None for `device`.
+    that `everscene models pull` writes. start_image: a picture that the world begins with. recache_depth: see
+    `StreamConfig.with_recache_depth`. precision, kv, attention: formats, see `precision`. path: fast or plain, auto for
+    the fast one where there can be one. gpus: how many make the stream together, the first ones that the process sees;
+    on a CPU, how many processes. Of the large models alone: decoder: vae, lightvae, lightvae2 or tiny; decoder_device:
+    where it is, None for `device`; text_device: of the text encoder, None for `device`; unload_text: let go of it after
+    each prompt.
     Raises ConfigError for a name or a number that cannot be, CheckpointError for weights that cannot be read.
     """
     chosen = preset(model)
@@ -64,15 +64,13 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     place = device_of(device)
-    if chosen.shipped and decoder_device is not None:
-        raise ConfigError(f"{model} is small: its decoder is on the device of the model, not on {decoder_device!r}")
+    if chosen.shipped:
+        _check_small(model, decoder, decoder_device, text_device, unload_text)
     check_ranks(gpus, chosen.transformer.heads, place)
     asked = _Asked(precision, kv, attention, path)
     text_place = place if text_device is None else device_of(text_device)
     decoder_place = device_of_decoder(decoder_device, place)
     if chosen.shipped:
-        if decoder is not None:
-            raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
         formats = choose(machine_of(place), *asked, small=True)
     else:
         folder = folder_of(chosen, weights)
@@ -96,6 +94,20 @@ def load(
         if start_image is not None:
             engine.begin_with(fitted(start_image, engine.info.width, engine.info.height))
     return engine
+
+
+def _check_small(
+    model: str, decoder: str | None, decoder_device: str | None, text_device: str | None, unload_text: bool
+) -> None:
+    """Raise ConfigError for an option that only the large models have."""
+    if decoder is not None:
+        raise ConfigError(f"{model} has one decoder; there is no {decoder!r}")
+    if decoder_device is not None:
+        raise ConfigError(f"{model} is small: its decoder is on the device of the model, not on {decoder_device!r}")
+    if text_device is not None:
+        raise ConfigError(f"{model} is small: its text encoder is on the CPU, not on {text_device!r}")
+    if unload_text:
+        raise ConfigError(f"{model} is small: its text encoder stays in memory; there is nothing to unload")
 
 
 def folder_of(chosen: Preset, weights: Path | None) -> Path:

@@ -95,3 +95,5 @@ def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
         quantize(PRESET, "fp8", tmp_path)
     with pytest.raises(ConfigError, match="no weights for 3 steps"):
         quantize(PRESET, "fp8", tmp_path, steps=3)
+    with pytest.raises(ConfigError, match="there is no device 'gpu'; it is cpu, cuda"):
+        quantize(PRESET, "fp8", tmp_path, device="gpu")

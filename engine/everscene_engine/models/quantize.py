@@ -19,6 +19,7 @@ from everscene_engine.models.calibrate import CHUNKS, Calibration, calibrate
 from everscene_engine.models.layout import fingerprint, fingerprint_of, has_part, load_into, read_header, write_part
 from everscene_engine.models.presets import Preset
 from everscene_engine.pocket import WEIGHTS, best_dtype
+from everscene_engine.precision import device_of
 from everscene_engine.stored_linear import FORMATS, store_linears
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
@@ -71,7 +72,7 @@ def quantize(
     if prompts is not None and format != "nvfp4":
         raise ConfigError(f"only nvfp4 is calibrated; {format} takes the scales of its rows as they are: no prompts")
     part = plain_part(preset, steps)
-    place = torch.device(device or "cpu")
+    place = device_of(device or "cpu")
     config = {**asdict(preset.transformer), LINEARS: format}
     text: TextEncoder
     if preset.shipped:
