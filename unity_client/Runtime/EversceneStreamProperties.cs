@@ -1,4 +1,5 @@
 using System;
+using System.Collections.Generic;
 using UnityEngine;
 using UnityEngine.Events;
 
@@ -158,6 +159,19 @@ namespace Everscene
         /// <summary>Sends a whole prompt, in place of the scene's.</summary>
         public Receipt SendPrompt(string text, Transition transition = Transition.Recache, When when = When.Default) =>
             client == null ? NotRunning(text) : client.SendPrompt(text, transition, when);
+
+        /// <summary>The same, little by little: <c>SendPrompt("a harbour at night", new Blend(6))</c>.</summary>
+        public Receipt SendPrompt(string text, Blend blend, When when = When.Default) =>
+            client == null ? NotRunning(text) : client.SendPrompt(text, blend, when);
+
+        /// <summary>Puts words into slots of the scene, as a fader would: slot name → words.</summary>
+        public Receipt SendSlots(
+            IReadOnlyDictionary<string, string> words, Transition transition = Transition.Recache, When when = When.Default) =>
+            client == null ? NotRunning("slots") : client.SendSlots(words, transition, when);
+
+        /// <summary>The same, little by little.</summary>
+        public Receipt SendSlots(IReadOnlyDictionary<string, string> words, Blend blend, When when = When.Default) =>
+            client == null ? NotRunning("slots") : client.SendSlots(words, blend, when);
 
         /// <summary>For UnityEvents, which cannot call what returns something.</summary>
         public void TriggerEvent(string eventName) => SendEvent(eventName);

@@ -85,6 +85,42 @@ def test_a_prompt_takes_hold(serve: Serve, connect: Connect) -> None:
     assert session.expect("receipt", state="Applied")["prompt"] == "a calm harbour at dawn"
 
 
+def test_a_prompt_can_blend(serve: Serve, connect: Connect) -> None:
+    session = connect(serve().endpoint)
+    session.expect("connected")
+    session.do("blend 0.5 a calm harbour at dawn")
+    assert session.expect("receipt", state="Applied")["prompt"] == "a calm harbour at dawn"
+
+
+def test_a_blend_of_too_many_seconds_is_rejected_with_the_reason(serve: Serve, connect: Connect) -> None:
+    session = connect(serve().endpoint)
+    session.expect("connected")
+    session.do("blend 601 a calm harbour at dawn")
+    assert "601" in session.expect("receipt", state="Rejected")["reason"]
+
+
+def test_words_are_put_into_slots_and_others_hear_of_it(serve: Serve, connect: Connect) -> None:
+    server = serve()
+    session, other = connect(server.endpoint, "name=one"), connect(server.endpoint)
+    slots = session.expect("connected")["slots"]
+    with Client(server.endpoint) as python:
+        known = python.scene.slots
+    assert slots == [{"name": one.name, "default": one.default, "choices": one.choices or []} for one in known]
+    other.expect("connected")
+    other.frames(2)  # its subscription stands
+    session.do(f"slots {slots[0]['name']}=a thick fog")
+    session.expect("receipt", state="Accepted")
+    assert "a thick fog" in session.expect("receipt", state="Applied")["prompt"]
+    assert other.expect("input")["name"] == f"{slots[0]['name']}: a thick fog"
+
+
+def test_an_unknown_slot_is_rejected_with_the_reason(serve: Serve, connect: Connect) -> None:
+    session = connect(serve().endpoint)
+    session.expect("connected")
+    session.do("slots mood=sombre")
+    assert session.expect("receipt", state="Rejected")["code"] == "unknown_slot"
+
+
 def test_an_unknown_event_is_rejected_with_the_reason(serve: Serve, connect: Connect) -> None:
     session = connect(serve().endpoint)
     session.expect("connected")

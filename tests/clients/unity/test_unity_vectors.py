@@ -66,9 +66,10 @@ def check_rings(rings: dict[str, dict[str, Any]]) -> None:
 def check_our_messages(ours: dict[str, dict[str, Any]]) -> None:
     for name in ("hello", "event", "prompt", "seen", "ping", "stats_request", "bye"):
         assert ours[name]["hex"] == (VECTORS / "messages" / f"{name}.msgpack").read_bytes().hex(), name
-    golden = json.loads((VECTORS / "messages" / "event_params.json").read_text(encoding="utf-8"))["message"]
-    written = msgpack.unpackb(bytes.fromhex(ours["event_params"]["hex"]))
-    assert {field: written[field] for field in golden} == golden
+    for name in ("event_params", "prompt_blend", "slots"):  # ours name the defaults too
+        golden = json.loads((VECTORS / "messages" / f"{name}.json").read_text(encoding="utf-8"))["message"]
+        written = msgpack.unpackb(bytes.fromhex(ours[name]["hex"]))
+        assert {field: written[field] for field in golden} == golden, name
 
 
 def check_our_handshake(ours: dict[str, dict[str, Any]]) -> None:

@@ -93,7 +93,9 @@ namespace Everscene
         public event Action<string, string> ServerStateChanged;
         public event Action<SceneDescription> SceneChanged;
         public event Action<ServerStats> StatsReceived;
-        /// <summary>Somebody's event or prompt was accepted: its name or text, and the sender's name.</summary>
+        /// <summary>
+        /// Somebody's event, prompt or slots were accepted: its name, its text, or `slot: words, …`; and the sender's name.
+        /// </summary>
         public event Action<string, string> InputAccepted;
 
         public ClientState State { get; private set; } = ClientState.Connecting;
@@ -160,12 +162,41 @@ namespace Everscene
         }
 
         /// <summary>Sends a whole prompt, in place of the scene's.</summary>
-        public Receipt SendPrompt(string text, Transition transition = Transition.Recache, When when = When.Default)
+        public Receipt SendPrompt(string text, Transition transition = Transition.Recache, When when = When.Default) =>
+            SendPrompt(text, transition, null, when);
+
+        /// <summary>The same, little by little.</summary>
+        public Receipt SendPrompt(string text, Blend blend, When when = When.Default) =>
+            SendPrompt(text, Transition.Blend, blend, when);
+
+        /// <summary>Puts words into slots of the scene, as a fader would: slot name → words.</summary>
+        public Receipt SendSlots(
+            IReadOnlyDictionary<string, string> words, Transition transition = Transition.Recache, When when = When.Default) =>
+            SendSlots(words, transition, null, when);
+
+        /// <summary>The same, little by little.</summary>
+        public Receipt SendSlots(IReadOnlyDictionary<string, string> words, Blend blend, When when = When.Default) =>
+            SendSlots(words, Transition.Blend, blend, when);
+
+        Receipt SendPrompt(string text, Transition transition, Blend blend, When when)
         {
             long now = UnixClock.SystemNow;
             var receipt = new Receipt(nextId++, text, now);
-            return Post(receipt, Messages.Prompt(writer, receipt.Id, text, transition, when, now));
+            return Post(receipt, Messages.Prompt(writer, receipt.Id, text, transition, blend, when, now));
         }
+
+        Receipt SendSlots(IReadOnlyDictionary<string, string> words, Transition transition, Blend blend, When when)
+        {
+            long now = UnixClock.SystemNow;
+            string name = "";
+            foreach (KeyValuePair<string, string> one in words) name = WithSlot(name, one.Key, one.Value);
+            var receipt = new Receipt(nextId++, name, now);
+            return Post(receipt, Messages.Slots(writer, receipt.Id, words, transition, blend, when, now));
+        }
+
+        // Slots in one line: `weather: rain, place: a harbour`.
+        internal static string WithSlot(string before, string slot, string words) =>
+            before + (before.Length > 0 ? ", " : "") + slot + ": " + words;
 
         /// <summary>Asks for the server's figures; they come as <see cref="StatsReceived"/>.</summary>
         public void RequestStats() => Post(Messages.StatsRequest(writer, nextId++));

@@ -277,6 +277,7 @@ namespace Everscene
                 else if (key.Is("order")) order = reader.Integer();
                 else if (key.Is("client")) client = reader.TextOrNil();
                 else if (key.Is("event") || key.Is("prompt")) input = reader.TextOrNil() ?? input;
+                else if (key.Is("slots")) input = ReadSlots(ref reader) ?? input;
                 else if (key.Is("scene")) scene = SceneDescription.Read(ref reader);
                 else if (key.Is("ring")) ring = RingAddress.Read(ref reader);
                 else reader.Skip();
@@ -286,6 +287,15 @@ namespace Everscene
             else if (kind == "scene" && scene != null) news.Add(new News(NewsKind.Scene, null, scene));
             else if (kind == "input" && input != null) news.Add(new News(NewsKind.Input, input, client ?? "", order));
             else if (kind == "ring_changed") onRingChanged(ring);
+        }
+
+        // Null for nil.
+        static string ReadSlots(ref MsgPackReader reader)
+        {
+            if (reader.TryNil()) return null;
+            string all = "";
+            for (int pairs = reader.Map(); pairs > 0; pairs--) all = EversceneClient.WithSlot(all, reader.Text(), reader.Text());
+            return all;
         }
 
         bool TopicIs(string word, int length)

@@ -20,7 +20,7 @@ namespace Everscene
     }
 
     /// <summary>
-    /// What became of one event or prompt. It moves only inside <see cref="EversceneClient.Poll"/>, so on the thread
+    /// What became of one event, prompt or slots. It moves only inside <see cref="EversceneClient.Poll"/>, so on the thread
     /// that polls. Await it, yield it from a coroutine, or look at <see cref="State"/>; none of these throws.
     /// <code>
     /// Receipt storm = await stream.SendEvent("storm", new EventParam("intensity", 0.8));
@@ -47,7 +47,7 @@ namespace Everscene
         }
 
         public long Id { get; }
-        /// <summary>Event's name, or the prompt's text.</summary>
+        /// <summary>Event's name, the prompt's text, or the slots as `slot: words, …`.</summary>
         public string Name { get; }
         /// <summary>This machine's Unix time of the call, ns.</summary>
         public long SentNs { get; }

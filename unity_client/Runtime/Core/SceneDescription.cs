@@ -8,6 +8,9 @@ namespace Everscene
         public string Name { get; private set; } = "";
         public IReadOnlyList<SceneEvent> Events { get; private set; } = new SceneEvent[0];
 
+        /// <summary>What SendSlots may fill, in the order to show them.</summary>
+        public IReadOnlyList<SceneSlot> Slots { get; private set; } = new SceneSlot[0];
+
         /// <summary>The event of that name, or null.</summary>
         public SceneEvent Find(string name)
         {
@@ -29,9 +32,43 @@ namespace Everscene
                     for (int i = 0; i < events.Length; i++) events[i] = SceneEvent.Read(ref reader);
                     scene.Events = events;
                 }
+                else if (key.Is("slots"))
+                {
+                    var slots = new SceneSlot[reader.List()];
+                    for (int i = 0; i < slots.Length; i++) slots[i] = SceneSlot.Read(ref reader);
+                    scene.Slots = slots;
+                }
                 else reader.Skip();
             }
             return scene;
+        }
+    }
+
+    /// <summary>A place for words in the scene's prompt.</summary>
+    public sealed class SceneSlot
+    {
+        public string Name { get; private set; } = "";
+        public string Default { get; private set; } = "";
+        /// <summary>Empty: it takes any words.</summary>
+        public IReadOnlyList<string> Choices { get; private set; } = new string[0];
+
+        internal static SceneSlot Read(ref MsgPackReader reader)
+        {
+            var found = new SceneSlot();
+            for (int pairs = reader.Map(); pairs > 0; pairs--)
+            {
+                MsgPackKey key = reader.Key();
+                if (key.Is("name")) found.Name = reader.Text();
+                else if (key.Is("default")) found.Default = reader.TextOrNil() ?? "";
+                else if (key.Is("choices") && !reader.TryNil())
+                {
+                    var choices = new string[reader.List()];
+                    for (int i = 0; i < choices.Length; i++) choices[i] = reader.Text();
+                    found.Choices = choices;
+                }
+                else if (!key.Is("choices")) reader.Skip();
+            }
+            return found;
         }
     }
 

@@ -12,7 +12,7 @@ namespace Everscene.Checks
 {
     /// <summary>
     /// A client that a test leads by the hand: one command a line on stdin, everything that happens as lines on stdout.
-    /// Commands: `event NAME key=value…`, `prompt TEXT`, `await NAME`, `frames N`, `save PATH` (the next frame's
+    /// Commands: `event NAME key=value…`, `prompt TEXT`, `blend SECONDS TEXT`, `slots NAME=WORDS;…`, `await NAME`, `frames N`, `save PATH` (the next frame's
     /// pixels as they are), `problem`, `stats`, `close`.
     /// </summary>
     sealed class Session
@@ -35,7 +35,7 @@ namespace Everscene.Checks
             bottomFirst = Program.Option(arguments, "rows", "top") == "bottom";
             client.Connected += w => Say(
                 "kind", "connected", "epoch", w.Epoch, "model", w.Model, "width", w.Width, "height", w.Height, "fps", w.Fps,
-                "prompt", w.Prompt, "events", Names(w.Scene), "statistics", client.Statistics.Transport,
+                "prompt", w.Prompt, "events", Names(w.Scene), "slots", SlotsOf(w.Scene), "statistics", client.Statistics.Transport,
                 "mapped", client.Frames.IsMapped);
             client.Disconnected += reason => Say("kind", "disconnected", "reason", reason);
             client.Failed += reason => Say("kind", "failed", "reason", reason, "state", client.State);
@@ -98,6 +98,8 @@ namespace Everscene.Checks
                     client.SendEvent(words[1], values.ToArray());
                     break;
                 case "prompt": client.SendPrompt(line.Substring(7)); break;
+                case "blend": client.SendPrompt(string.Join(" ", words, 2, words.Length - 2), new Blend(Number(words[1]))); break;
+                case "slots": client.SendSlots(Slots(line.Substring(6)), Transition.Blend); break;
                 case "await": Await(words[1]); break;
                 case "frames":
                     framesToPrint = int.Parse(words[1]);
@@ -114,6 +116,15 @@ namespace Everscene.Checks
         {
             Receipt receipt = await client.SendEvent(name);
             Say("kind", "awaited", "state", receipt.State, "thread", Thread.CurrentThread.ManagedThreadId == 1);
+        }
+
+        static double Number(string text) => double.Parse(text, CultureInfo.InvariantCulture);
+
+        static Dictionary<string, string> Slots(string text)
+        {
+            var slots = new Dictionary<string, string>();
+            foreach (string pair in text.Split(';')) slots[pair.Split('=')[0]] = pair.Split('=')[1];
+            return slots;
         }
 
         static EventParam Param(string pair)
@@ -175,6 +186,17 @@ namespace Everscene.Checks
             var names = new List<object>();
             foreach (SceneEvent known in scene.Events) names.Add(known.Name);
             return names;
+        }
+
+        static List<object> SlotsOf(SceneDescription scene)
+        {
+            var slots = new List<object>();
+            foreach (SceneSlot known in scene.Slots)
+                slots.Add(new Dictionary<string, object>
+                {
+                    { "name", known.Name }, { "default", known.Default }, { "choices", new List<object>(known.Choices) },
+                });
+            return slots;
         }
 
         static void Say(params object[] pairs) => Console.WriteLine(Json.Line(pairs));

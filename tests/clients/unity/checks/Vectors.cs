@@ -163,7 +163,11 @@ namespace Everscene.Checks
             var w = new MsgPackWriter();
             Ours("hello", Messages.Hello(w, "front desk", long.MaxValue, "csharp", "0.1.0"));
             Ours("event", Messages.Event(w, 7, "storm", new[] { new EventParam("intensity", 0.8f) }, When.Now, T0));
-            Ours("prompt", Messages.Prompt(w, 9, "a calm harbour at dawn", Transition.Recache, When.Now, T0));
+            Ours("prompt", Messages.Prompt(w, 9, "a calm harbour at dawn", Transition.Recache, null, When.Now, T0));
+            var blend = new Blend(4, BlendEase.Cosine, BlendPath.Slerp);
+            Ours("prompt_blend", Messages.Prompt(w, 10, "a calm harbour at night", Transition.Blend, blend, When.Default, T0));
+            var words = new Dictionary<string, string> { { "weather", "rain" }, { "moment", "" } };
+            Ours("slots", Messages.Slots(w, 11, words, Transition.Blend, new Blend(2.5), When.Now, T0));
             Ours("seen", Messages.Seen(w, 5, T0 + 180000000));
             Ours("ping", Messages.Ping(w, 1, T0));
             Ours("stats_request", Messages.StatsRequest(w, 2));
