@@ -149,7 +149,6 @@ namespace Everscene
             while (!Stopping)
             {
                 refused = false;
-                news.Add(new News(NewsKind.Connecting));
                 ConnectionException end = Converse(out bool wasWelcomed);
                 if (Stopping) return;
                 news.Add(new News(wasWelcomed ? NewsKind.Disconnected : NewsKind.Trouble, end.Message));

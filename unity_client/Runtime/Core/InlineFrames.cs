@@ -22,9 +22,6 @@ namespace Everscene
         readonly object gate = new object();
         long epoch;
 
-        /// <summary>Pictures that were overwritten unseen.</summary>
-        public long Dropped { get; private set; }
-
         public InlineFrames(int count = 8)
         {
             slots = new Slot[count];
@@ -43,7 +40,6 @@ namespace Everscene
                     bool older = chosen < 0 || slots[i].Info.Number < slots[chosen].Info.Number;
                     if (slots[i].Use == Use.Ready && older) chosen = i;
                 }
-                if (slots[chosen].Use == Use.Ready) Dropped++;
                 slots[chosen].Use = Use.Filling;
                 return chosen;
             }

@@ -19,8 +19,6 @@ namespace Everscene
             Count++;
         }
 
-        public void Reset() => Count = 0;
-
         /// <summary>The value below which this part (0 to 1) of the kept ones lies, nearest rank; 0 when there are none.</summary>
         public double Quantile(double part)
         {

@@ -3,7 +3,7 @@ using System.Threading;
 
 namespace Everscene
 {
-    internal enum NewsKind { Connecting, Welcome, Disconnected, Refused, Trouble, Receipt, Pong, Stats, Prompt, State, Scene, Input }
+    internal enum NewsKind { Welcome, Disconnected, Refused, Trouble, Receipt, Pong, Stats, Prompt, State, Scene, Input }
 
     /// <summary>Something that a network thread learnt and the polling thread has to hear.</summary>
     internal struct News
