@@ -188,7 +188,7 @@ class Scripted:
 
 def reading(attributes: Attributes, subject: bool = True, moments: tuple[str, ...] = ()) -> Reading:
     kind, colour = (attributes.subject, attributes.colour) if subject else (None, None)
-    return Reading(attributes.setting, attributes.time, attributes.weather, moments, kind, colour, 1, 1, 1, 1)
+    return Reading(attributes.setting, attributes.time, attributes.weather, moments, kind, colour)
 
 
 def judges_of(script: Scripted, monkeypatch: pytest.MonkeyPatch) -> Judges:

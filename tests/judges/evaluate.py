@@ -21,12 +21,12 @@ from torch import Tensor
 from everscene_engine.pocket import WEIGHTS, PocketModel, best_dtype, load_pocket
 from everscene_engine.stream import Transition
 from everscene_engine.training.world.contact_sheet import sheet
+from everscene_engine.training.world.scene import FRAMES_PER_CHUNK
 from tests.judges import plays as ask
 from tests.judges.figures import Figure, table
 from tests.judges.formats import in_precision
 from tests.judges.plays import CHUNKS_BEFORE, CHUNKS_BETWEEN, Play
 from tests.judges.questions import (
-    FRAMES_PER_CHUNK,
     WATCHED_CHUNKS,
     Show,
     ask_moments,

@@ -12,9 +12,15 @@ from torch import Tensor
 
 from everscene_engine.training.world.names import MOMENTS
 from everscene_engine.training.world.render import render
-from everscene_engine.training.world.scene import FRAMES_PER_SECOND, MOMENT_CHUNKS, Tracks, sample_clips
+from everscene_engine.training.world.scene import (
+    FRAMES_PER_CHUNK,
+    FRAMES_PER_SECOND,
+    MOMENT_CHUNKS,
+    Tracks,
+    sample_clips,
+)
 from tests.judges.networks import WINDOW
-from tests.judges.windows import CHUNKS, FRAMES_PER_CHUNK
+from tests.judges.windows import CHUNKS
 
 SEEN_PIXELS = 16
 """A moment is to be seen when it changes so many pixels of one frame clearly; when it changes none, it is not."""

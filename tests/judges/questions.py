@@ -13,14 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from everscene_engine.training.world.scene import MOMENT_CHUNKS
+from everscene_engine.training.world.scene import FRAMES_PER_CHUNK, FRAMES_PER_SECOND, MOMENT_CHUNKS
 from tests.judges.figures import Figure, Tally
 from tests.judges.plays import CHUNKS_BEFORE, CHUNKS_BETWEEN, NAMES, Play
 from tests.judges.reader import WINDOW, Judges, Reading
 from tests.judges.sources import Source, watch
 
-FRAMES_PER_SECOND = 16
-FRAMES_PER_CHUNK = 8
 STEADY_CHUNKS = 4  # before a switch: how much a clip usually changes from frame to frame
 SWITCH_CHUNKS = 2  # in which the jump is looked for
 WATCHED_CHUNKS = 8  # after a switch, read chunk by chunk

@@ -21,7 +21,7 @@ from everscene_engine.training.world.names import (
 )
 from tests.judges.networks import WINDOW, AttributeReader, MomentReader, SubjectDetector, load_weights
 
-__all__ = ["WINDOW", "Judges", "Reading", "load", "windows_of"]
+__all__ = ["WINDOW", "Judges", "Reading", "load"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 READER_FILE = "attribute_reader.safetensors"
@@ -33,7 +33,7 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Reading:
-    """What the judges see in four consecutive frames. Probabilities are the judges' own, 0..1."""
+    """What the judges see in four consecutive frames."""
 
     setting: str
     time: str
@@ -42,10 +42,6 @@ class Reading:
     subject: str | None
     """None where no subject is seen; then `colour` is None too."""
     colour: str | None
-    setting_probability: float
-    time_probability: float
-    weather_probability: float
-    present_probability: float
 
 
 @dataclass(frozen=True)
@@ -73,25 +69,18 @@ class Judges:
     def _read_some(self, windows: Tensor) -> list[Reading]:
         """Readings of at most AT_ONCE windows, already in place."""
         attributes, subject = self.reader(windows), self.detector(windows)
-        best = [
-            logits.softmax(dim=1).max(dim=1) for logits in (attributes.setting, attributes.time, attributes.weather)
-        ]
-        (setting_p, setting), (time_p, time), (weather_p, weather) = [(p.tolist(), k.tolist()) for p, k in best]
+        said = (attributes.setting, attributes.time, attributes.weather, subject.kind, subject.colour)
+        setting, time, weather, kind, colour = (logits.argmax(dim=1).tolist() for logits in said)
         moments = (self.moments(windows) > 0).tolist()
-        present = subject.present.sigmoid().tolist()
-        kind, colour = subject.kind.argmax(dim=1).tolist(), subject.colour.argmax(dim=1).tolist()
+        present = (subject.present > 0).tolist()
         return [
             Reading(
                 setting=SETTINGS[setting[b]],
                 time=TIMES[time[b]],
                 weather=WEATHERS[weather[b]],
                 moments=tuple(name for name, seen in zip(MOMENTS, moments[b], strict=True) if seen),
-                subject=SUBJECTS[kind[b]] if present[b] > 0.5 else None,
-                colour=SUBJECT_COLOURS[colour[b]] if present[b] > 0.5 else None,
-                setting_probability=setting_p[b],
-                time_probability=time_p[b],
-                weather_probability=weather_p[b],
-                present_probability=present[b],
+                subject=SUBJECTS[kind[b]] if present[b] else None,
+                colour=SUBJECT_COLOURS[colour[b]] if present[b] else None,
             )
             for b in range(len(windows))
         ]
@@ -104,8 +93,3 @@ def load(folder: Path = WEIGHTS, device: torch.device | str = "cpu") -> Judges:
     load_weights(judges.detector, folder / DETECTOR_FILE)
     load_weights(judges.moments, folder / MOMENTS_FILE)
     return judges.to(device)
-
-
-def windows_of(frames: Tensor, stride: int = WINDOW) -> Tensor:
-    """Cut a video [T, 3, H, W] into windows [N, 4, 3, H, W], one every `stride` frames; a short rest is left out."""
-    return frames.unfold(0, WINDOW, stride).movedim(-1, 1)

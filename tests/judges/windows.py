@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from everscene_engine.training.world.render import render
-from everscene_engine.training.world.scene import Tracks, sample_clips
+from everscene_engine.training.world.scene import FRAMES_PER_CHUNK, Tracks, sample_clips
 from tests.judges.networks import WINDOW
 
-FRAMES_PER_CHUNK = 8
 CHUNKS = 6
 WINDOWS_PER_CLIP = 4
 WITHOUT_SUBJECT = 0.3

@@ -40,9 +40,8 @@ from everscene_engine.training.principal_start import start_from_principal_compo
 from everscene_engine.training.world.contact_sheet import sheet
 from everscene_engine.training.world.names import WEATHERS
 from everscene_engine.training.world.render import render
-from everscene_engine.training.world.scene import sample_clips
+from everscene_engine.training.world.scene import FRAMES_PER_CHUNK, sample_clips
 
-FRAMES_PER_CHUNK = 8
 MAX_PIXELS = 1 << 26
 """Painted at once: more frames share the cost of launching each kernel. About 10 GB while painting 64 clips."""
 CHUNKS = 4

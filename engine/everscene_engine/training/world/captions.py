@@ -6,7 +6,6 @@ is filler. Words are lower case; punctuation only separates them.
 
 import random
 import re
-from dataclasses import replace
 from typing import Literal
 
 from everscene_engine.config import CUT_PREFIX
@@ -214,8 +213,3 @@ def _vocabulary() -> tuple[str, ...]:
 
 VOCABULARY: tuple[str, ...] = _vocabulary()
 """Every word that a caption can hold, sorted."""
-
-
-def with_moment(attributes: Attributes, moment: str | None) -> Attributes:
-    """The same world with another moment, or none."""
-    return replace(attributes, moment=moment)

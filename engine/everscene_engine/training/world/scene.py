@@ -31,12 +31,13 @@ from everscene_engine.training.world.names import (
 from everscene_engine.training.world.noise import uniform
 
 __all__ = [
-    "FADE_FRAMES", "FRAMES_PER_SECOND", "INTENSITIES", "INTENSITY_LEVELS", "MOMENTS", "MOMENT_CHUNKS", "SETTINGS",
-    "SUBJECTS", "SUBJECT_COLOURS", "TIMES", "WEATHERS", "Attributes", "Clip", "ClipAttributes", "Tracks", "World",
-    "change", "make_clip", "random_attributes", "sample_clips",
+    "FADE_FRAMES", "FRAMES_PER_CHUNK", "FRAMES_PER_SECOND", "INTENSITIES", "INTENSITY_LEVELS", "MOMENTS",
+    "MOMENT_CHUNKS", "SETTINGS", "SUBJECTS", "SUBJECT_COLOURS", "TIMES", "WEATHERS", "Attributes", "Clip",
+    "ClipAttributes", "Tracks", "World", "change", "make_clip", "random_attributes", "sample_clips",
 ]  # fmt: skip
 
 FRAMES_PER_SECOND = 16
+FRAMES_PER_CHUNK = 8
 FADE_FRAMES = 6
 MOMENT_CHUNKS = 4  # 2 seconds
 
@@ -142,7 +143,7 @@ class _Script:
 
 def sample_clips(
     batch: int,
-    frames_per_chunk: int = 8,
+    frames_per_chunk: int = FRAMES_PER_CHUNK,
     chunks: int = 7,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
@@ -169,7 +170,7 @@ def make_clip(
     gap: float = 0.0,
     start: float = 0.0,
     camera_speed: float = 16.0,
-    frames_per_chunk: int = 8,
+    frames_per_chunk: int = FRAMES_PER_CHUNK,
     device: torch.device | str = "cpu",
     vary: random.Random | None = None,
 ) -> Clip:
