@@ -147,7 +147,7 @@ class Commands:
 
     def _restore(self, args: _NamedWithSeed, answer: Answer, number: int) -> None:
         def read() -> Result | None:
-            snapshot = snapshots.load(snapshots.find(self._folder, args.name, self._model))
+            snapshot = snapshots.find(self._folder, args.name, self._model)
 
             def put_back(engine: EnginePort) -> Result:
                 seed = self._stream.put_back(engine, snapshot, args.seed)

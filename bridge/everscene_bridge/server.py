@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 
@@ -30,8 +31,7 @@ from everscene_bridge.ring_layout import RingShape
 from everscene_bridge.run_log import RunLog
 from everscene_bridge.scene import Scene
 from everscene_bridge.settings import ServeSettings
-from everscene_bridge.snapshots import Snapshot
-from everscene_engine.errors import PromptRejected
+from everscene_engine.errors import PromptRejected, SnapshotError
 from everscene_engine.port import EnginePort
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,29 @@ class Server:
             engine.check(scene.compose(scene.initial))
         except PromptRejected as why:
             raise SceneError(f"the engine cannot take the scene's first prompt: {why}") from None
-        first = self._first_snapshot()
+        with ExitStack() as undo:
+            self._make(engine, rebuild, scene, run_log, undo)
+            undo.pop_all()
+
+    def _make(
+        self,
+        engine: EnginePort,
+        rebuild: Callable[[], EnginePort],
+        scene: Scene,
+        run_log: RunLog | None,
+        undo: ExitStack,
+    ) -> None:
+        """What `__init__` says. undo: gets what takes back what lies outside this object."""
         self._context = zmq.Context()
+        undo.callback(self._context.destroy, linger=0)
         zap = self._bind_zap()
         control = self._bind(zmq.ROUTER, self.settings.control_port, "--control-port")
         frames = self._bind(zmq.XPUB, self.settings.frames_port, "--frames-port")
         self.endpoint = _endpoint(control)
         self.frames_endpoint = _endpoint(frames)
         self.ring = self._make_ring()
+        if self.ring is not None:
+            undo.callback(self.ring.close)
         self.stream = LiveStream(
             engine,
             rebuild,
@@ -96,8 +111,7 @@ class Server:
             lambda snapshot: self._commands.keep_automatic(snapshot),
         )
         self.stream.timeline.ledger.allow = self.settings.prompts
-        if first is not None:
-            self.stream.put_back(engine, first, None)
+        self._put_back_first(engine)
         self._commands = Commands(self.stream, self.settings.state_folder, self._info.model)
         self.publisher = Publisher(self.stream, frames, self.ring, self.epoch)
         self.control = Control(
@@ -164,17 +178,24 @@ class Server:
             notice = Notice(kind="scene_problem", epoch=self.epoch, at_ns=self._clock.now_ns(), reason=reason)
             self.publisher.announce(notice)
 
-    def _first_snapshot(self) -> Snapshot | None:
-        """What to start from. Raises SnapshotUnreadable, but not because there is no automatic one yet."""
+    def _put_back_first(self, engine: EnginePort) -> None:
+        """Go on from the snapshot to start from, if there is one. Raises SnapshotUnreadable, SnapshotError.
+
+        For LAST, of the automatic ones the newest that can be used; if none can, a new world begins.
+        """
         name, folder = self.settings.restore, self.settings.state_folder
         if name is None:
-            return None
-        try:
-            path = snapshots.find(folder, name, self._info.model)
-        except SnapshotUnreadable as why:
-            log.warning("a new world begins: %s", why)
-            return None
-        return snapshots.load(path)
+            return
+        if name != snapshots.LAST:
+            self.stream.put_back(engine, snapshots.find(folder, name, self._info.model), None)
+            return
+        for path in snapshots.automatic(folder, self._info.model):
+            try:
+                self.stream.put_back(engine, snapshots.load(path), None)
+                return
+            except (SnapshotUnreadable, SnapshotError) as why:
+                log.warning("an automatic snapshot is passed over: %s", why)
+        log.warning("a new world begins: there is no automatic snapshot of %s to go on from", self._info.model)
 
     # Binding
 
@@ -209,8 +230,6 @@ class Server:
         try:
             socket.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as problem:
-            socket.close()
-            self._context.destroy(linger=0)
             if problem.errno == errno.EADDRINUSE:
                 raise PortTaken(f"port {port} on {host} is taken; choose another with {option}") from None
             raise SettingsError(f"cannot listen on --host {host}, port {port}: {problem}") from None

@@ -1,12 +1,14 @@
 """Snapshots on disk: one safetensors file for each name, with everything but the arrays in its metadata.
 
-Automatic snapshots lie in a folder beside them, a few files for each model that are used in turn; LAST is the newest.
+Automatic snapshots lie in a folder beside them, a few files for each model that are used in turn; LAST is the newest
+that can be read.
 
 The file is whole or not there: it is written beside its place and then renamed. Its metadata is text: `format`,
 `model`, `engine` (the facts of the engine's state, JSON) and `world` (the moment and the scene's name, JSON).
 """
 
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from safetensors.numpy import save_file
 from everscene_bridge.errors import SnapshotUnreadable
 from everscene_bridge.history import Moment
 from everscene_engine.port import EngineState
+
+log = logging.getLogger(__name__)
 
 FORMAT: Final = "everscene-snapshot-1"
 SUFFIX: Final = ".safetensors"
@@ -72,7 +76,7 @@ def load(path: Path) -> Snapshot:
         return Snapshot(engine, Moment.from_json(world["moment"]), str(world["scene"]))
     except FileNotFoundError:
         raise SnapshotUnreadable(f"there is no snapshot {path}") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as problem:
         raise SnapshotUnreadable(f"{path} is damaged: {type(problem).__name__} {problem}") from problem
 
 
@@ -92,14 +96,22 @@ def automatic_path(folder: Path, model: str, number: int) -> Path:
     return folder / AUTOMATIC / f"{model}.{number % AUTOMATIC_KEPT}{SUFFIX}"
 
 
-def find(folder: Path, name: str, model: str) -> Path:
-    """Where to read a snapshot from: of this name, or for LAST the newest automatic one of this model.
+def automatic(folder: Path, model: str) -> list[Path]:
+    """The automatic snapshots of this model that are there, newest first."""
+    kept = [path for number in range(AUTOMATIC_KEPT) if (path := automatic_path(folder, model, number)).exists()]
+    return sorted(kept, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
-    Raises ValueError for a name that is none, SnapshotUnreadable if there is no automatic one.
+
+def find(folder: Path, name: str, model: str) -> Snapshot:
+    """The snapshot of this name, or for LAST the newest automatic one of this model that can be read.
+
+    Raises ValueError for a name that is none, SnapshotUnreadable.
     """
     if name != LAST:
-        return path_of(folder, name)
-    kept = [path for number in range(AUTOMATIC_KEPT) if (path := automatic_path(folder, model, number)).exists()]
-    if not kept:
-        raise SnapshotUnreadable(f"there is no automatic snapshot of {model} in {folder / AUTOMATIC}")
-    return max(kept, key=lambda path: path.stat().st_mtime_ns)
+        return load(path_of(folder, name))
+    for path in automatic(folder, model):
+        try:
+            return load(path)
+        except SnapshotUnreadable as why:
+            log.warning("an automatic snapshot is passed over: %s", why)
+    raise SnapshotUnreadable(f"there is no automatic snapshot of {model} in {folder / AUTOMATIC} that can be read")

@@ -222,13 +222,15 @@ def test_a_snapshot_outlives_its_server(start_server: StartServer, tmp_path: Pat
         assert "storm" in frame.prompt
 
 
-def test_another_models_snapshot_is_refused_at_the_start(start_server: StartServer) -> None:
+def test_another_models_snapshot_is_refused_at_the_start(start_server: StartServer, tmp_path: Path) -> None:
     first = start_server()
     with Client(first.endpoint) as world:
         wait_for(lambda: world.latest() is not None, "no frame came")
         world.snapshot("small")
     with pytest.raises(SnapshotError, match=r"pattern.*64.*36.*pattern.*128"):
         start_server(lambda: PatternEngine(width=128, height=36, times=QUICK), restore="small")
+    first.stop()
+    assert not list(tmp_path.glob("everscene-*")), "the ring of the server that did not start is still there"
 
 
 def test_another_models_snapshot_is_refused_and_the_stream_goes_on(showing: Client, server: Server) -> None:

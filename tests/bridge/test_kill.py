@@ -106,7 +106,7 @@ def test_a_killed_server_starts_again_from_its_last_automatic_snapshot(
 def snapshot_frame(folder: Path) -> int:
     """Frame number of the newest automatic snapshot, 0 = there is none."""
     try:
-        return snapshots.load(snapshots.find(folder, snapshots.LAST, "pocket")).moment.frame
+        return snapshots.find(folder, snapshots.LAST, "pocket").moment.frame
     except SnapshotUnreadable:
         return 0
 

@@ -17,6 +17,7 @@ from everscene_bridge import protocol, ring_layout
 from everscene_bridge.errors import PortTaken, SceneError, SettingsError
 from everscene_bridge.frame_ring import RingReader
 from everscene_bridge.pattern import PatternEngine, PatternTimes, read_mark
+from everscene_bridge.scene import load_scene
 from everscene_bridge.server import Server
 from everscene_bridge.settings import ServeSettings
 from everscene_engine.errors import PromptRejected
@@ -498,6 +499,17 @@ def test_a_first_prompt_that_the_model_does_not_know_stops_the_start(server: Ser
     settings = ServeSettings(control_port=0, frames_port=0, ring_dir=tmp_path)
     with pytest.raises(SceneError, match="first prompt"):
         Server(engine, lambda: engine, server.stream.timeline.ledger.scene, settings)
+
+
+def test_a_start_that_fails_gives_its_ports_back(server: Server, tmp_path: Path) -> None:
+    taken = int(server.frames_endpoint.rsplit(":", 1)[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ServeSettings(control_port=port, frames_port=taken, ring_dir=tmp_path)
+    for _ in range(2):  # the second time the control port would be the one that is taken
+        with pytest.raises(PortTaken, match="--frames-port"):
+            Server(make_engine(), make_engine, load_scene(), settings)
 
 
 def test_stopping_unlinks_the_ring_and_says_so_in_it(start_server: StartServer) -> None:
