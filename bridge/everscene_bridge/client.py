@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from everscene_bridge import protocol
 from everscene_bridge.client_frames import Following, Frame, FrameInbox
-from everscene_bridge.client_link import Link, Listener
+from everscene_bridge.client_link import Link, Listener, check_endpoint
 from everscene_bridge.client_receipts import OpenReceipts
 from everscene_bridge.errors import (
     ClientError,
@@ -38,6 +38,7 @@ from everscene_bridge.errors import (
     Rejected,
     RequestFailed,
     RingUnreadable,
+    SettingsError,
 )
 from everscene_bridge.frame_ring import RingReader
 from everscene_bridge.message_bytes import pack
@@ -96,11 +97,17 @@ class Client(Listener):
         token: None takes EVERSCENE_TOKEN if it is set. name: for people. timeout: seconds to wait for the server, here
         and in `stats`. inline: have pictures sent through the socket though the ring could be read. on_notice: called
         with news, on the client's own thread, which it must not hold up.
-        Raises NotInTime when no server answers, Refused when it does not want this client.
+        Raises SettingsError for an endpoint, a token or a name that cannot be, NotInTime when no server answers,
+        Refused when it does not want this client.
         """
+        check_endpoint(endpoint)
+        token = token_from_environment() if token is None else token
+        if token is not None and not 1 <= len(token.encode()) <= protocol.MAX_TOKEN_BYTES:
+            raise SettingsError(f"the token must have 1 to {protocol.MAX_TOKEN_BYTES} bytes")
         self.endpoint = endpoint
         self.name = name or f"python-{os.getpid()}"
         self.client_id = secrets.randbelow(protocol.MAX_ID) + 1
+        self._hello = self._packed_hello()
         self._timeout = timeout
         self._inline = inline
         self._on_notice = on_notice
@@ -117,7 +124,7 @@ class Client(Listener):
         self._receipts = OpenReceipts()
         self._marker = 0  # id of the ping whose answer follows all receipts that the server knows of
         self._answers: dict[int, Stats | Pong | Reply | None] = {}
-        self._link = Link(endpoint, token if token is not None else token_from_environment(), self)
+        self._link = Link(endpoint, token, self)
         self._link.start()
         try:
             self._await(lambda: self._connected or self._refused is not None, timeout, "no server answers")
@@ -126,6 +133,14 @@ class Client(Listener):
         except ClientError:
             self.close()
             raise
+
+    def _packed_hello(self) -> bytes:
+        version = list(protocol.VERSION)
+        try:
+            return pack(Hello(protocol=version, client=self.name, client_id=self.client_id, language="python"))
+        except ValidationError as problem:
+            rule = rule_of(problem.errors(include_url=False)[0])
+            raise SettingsError(f"the client's name is {short(self.name)}; it {rule}") from None
 
     def __enter__(self) -> "Client":
         return self
@@ -375,11 +390,7 @@ class Client(Listener):
 
     def on_connected(self) -> None:
         """Say hello."""
-        self._say_hello()
-
-    def _say_hello(self) -> None:
-        hello = Hello(protocol=list(protocol.VERSION), client=self.name, client_id=self.client_id, language="python")
-        self._link.send(pack(hello))
+        self._link.send(self._hello)
 
     def on_following(self) -> None:
         """Remember that frames are heard."""
@@ -464,7 +475,7 @@ class Client(Listener):
         log.warning("the server could not take a message: %s (%s)", message.reason, message.code)
         self._receipts.take_error(message)
         if message.code == "no_hello":
-            self._say_hello()
+            self._link.send(self._hello)
 
     def on_frame(self, notice: FrameNotice, topic: bytes, picture: bytes | None) -> None:
         """Keep the notice, and the picture if there is one."""

@@ -7,6 +7,7 @@ socket. A hello goes out after every handshake, because a server that was restar
 import contextlib
 import logging
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from everscene_bridge import protocol
-from everscene_bridge.errors import MessageError, Refused
+from everscene_bridge.errors import MessageError, Refused, SettingsError
 from everscene_bridge.message_bytes import unpack_frame_notice, unpack_notice, unpack_server
 from everscene_bridge.messages import FrameNotice, Notice, ServerMessage
+from everscene_bridge.wording import short
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +147,9 @@ class Link:
         control = self._socket(zmq.DEALER)
         control.setsockopt(zmq.SNDHWM, protocol.MAX_UNREAD)
         control.setsockopt(zmq.RCVHWM, protocol.MAX_UNREAD)
+        self._control = control  # before anything can fail, so that it is closed
         self._monitor = control.get_monitor_socket(_EVENTS)
         control.connect(self._endpoint)
-        self._control = control
 
     def _socket(self, kind: int) -> "zmq.Socket[bytes]":
         made: zmq.Socket[bytes] = self._context.socket(kind)
@@ -237,6 +239,14 @@ class Link:
                     self._listener.on_frame(notice, topic, picture[0] if picture else None)
             except MessageError as problem:
                 log.warning("the server published what this client does not understand: %s", problem)
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raises SettingsError for an address that no server can have."""
+    match = re.fullmatch(r"tcp://(?:\[[0-9A-Fa-f:.]+(?:%\w+)?]|[\w.-]+):(\d{1,5})", endpoint, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= 65_535:
+        example = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
+        raise SettingsError(f"the endpoint is {short(endpoint)}; it must be tcp://HOST:PORT, as {example}")
 
 
 def server_mechanism(endpoint: str) -> str | None:

@@ -105,3 +105,7 @@ def test_slots_can_be_sent(server: Server) -> None:
     arguments = ["--slot", "time=at dusk", "--slot", "weather=fog", "--transition", "blend", "--seconds", "1"]
     output = run("send", *arguments, "--endpoint", server.endpoint)
     assert output.rstrip().endswith("a red fox trots along the harbour at dusk, fog")
+
+
+def test_an_endpoint_that_cannot_be_is_named() -> None:
+    assert "it must be tcp://HOST:PORT" in run("send", "storm", "--endpoint", "localhost:7464", code=1)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from tests.bridge.harness import make_engine
 
 from everscene_bridge.client import Client
-from everscene_bridge.errors import Disconnected, NotInTime, Refused, Rejected, RequestFailed, Superseded
+from everscene_bridge.client_link import Link, Listener
+from everscene_bridge.errors import Disconnected, NotInTime, Refused, Rejected, RequestFailed, SettingsError, Superseded
 from everscene_bridge.messages import Notice
 from everscene_bridge.pattern import PatternEngine, PatternTimes, read_mark
 from everscene_bridge.scene import load_scene
@@ -245,6 +247,39 @@ def test_news_reaches_the_callback(server: Server) -> None:
 def test_no_server_is_a_clear_error() -> None:
     with pytest.raises(NotInTime, match="no server answers"):
         Client("tcp://127.0.0.1:9", timeout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"endpoint": "localhost:7464"}, "endpoint is 'localhost:7464'; it must be tcp://HOST:PORT"),
+        ({"endpoint": "tcp://127.0.0.1"}, "endpoint is 'tcp://127.0.0.1'"),
+        ({"endpoint": "tcp://127.0.0.1:99999"}, "endpoint is 'tcp://127.0.0.1:99999'"),
+        ({"endpoint": "ipc:///tmp/x"}, "endpoint is 'ipc:///tmp/x'"),
+        ({"endpoint": "tcp://a b:7464"}, "endpoint is 'tcp://a b:7464'"),
+        ({"token": "x" * 256}, "token must have 1 to 255 bytes"),
+        ({"name": "x" * 65}, "name is 'xxxxxx"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_at_once(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        Client(**settings)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://[::1]:9", "tcp://localhost:9", "tcp://front-desk.example:9"])
+def test_endpoints_that_can_be_are_tried(endpoint: str) -> None:
+    with pytest.raises(NotInTime):
+        Client(endpoint, timeout=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_link_whose_endpoint_libzmq_refuses_can_be_closed() -> None:
+    link = Link("localhost:9", None, Listener())
+    link.start()
+    ended = threading.Thread(target=link.close, args=(b"",), daemon=True)
+    ended.start()
+    ended.join(5.0)
+    assert not ended.is_alive()
 
 
 def test_a_closed_client_ends_its_iterators_and_receipts(start_server: StartServer) -> None:
