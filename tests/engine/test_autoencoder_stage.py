@@ -12,6 +12,7 @@ from everscene_engine.autoencoder import Autoencoder, AutoencoderConfig, load_au
 from everscene_engine.training import autoencoder as stage
 from everscene_engine.training.loop import RunLog, TimeBudget
 from everscene_engine.training.principal_start import start_from_principal_components
+from tests.engine.training_team import Steps
 
 CPU = torch.device("cpu")
 
@@ -147,7 +148,8 @@ def test_a_compiler_that_fails_is_done_without(tmp_path: Path) -> None:
     assert "no compiler here" in (tmp_path / "log.jsonl").read_text()
 
 
-def test_a_run_leaves_weights_log_curve_and_pictures(tmp_path: Path) -> None:
+def test_a_run_leaves_weights_log_curve_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "TimeBudget", Steps)  # a busy machine would spend two seconds before the first step
     model = stage.train(options(tmp_path))
     loaded = load_autoencoder(tmp_path / "autoencoder.safetensors")
     frames, _ = stage.render_clips(2, torch.Generator().manual_seed(5), CPU)
