@@ -1,31 +1,26 @@
-"""Weights on disk: safetensors, in shards small enough to carry, with the configuration in their metadata.
+"""The pocket model's weights on disk: parts as `models.layout` has them, in files small enough to carry.
 
-A part of a model (`transformer`, `text`) is a set of files `PART-1-of-2.safetensors`, …; each names its part, format
-and configuration, so that a file is understood alone and a wrong one is refused by name. A matrix may be kept in eight
-bits: NAME as int8 and NAME.row_scale as float32, value = int8 · scale of its row.
+A matrix may be kept in eight bits: NAME as int8 and NAME.row_scale as float32, value = int8 · scale of its row.
 
 What distillation taught the pocket model for N denoising steps is a part of its own beside them, `low-rank-Nstep`:
 matrices of a low rank (LoRA) that are added to the transformer's while it is loaded.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everscene_engine.config import TransformerConfig
 from everscene_engine.errors import CheckpointError
+from everscene_engine.models.layout import check_shapes, has_part, read_header, shapes_of, tensors_in, write_part
 from everscene_engine.models.low_rank import merged
 from everscene_engine.stored_linear import linears_of
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
 from everscene_engine.transformer import WanTransformer
 
-FORMAT = "everscene-1"
 SHARD_BYTES = 14 * 2**20
 ROW_SCALE = ".row_scale"
 FEW_STEPS = 4
@@ -46,11 +41,10 @@ def save_part(
     dtype: torch.dtype,
     eight_bit: Collection[str] = (),
 ) -> list[Path]:
-    """Write one part of a model in shards of at most 14 MiB (or one tensor); replaces what was there.
+    """Write one part of a model in files of at most 14 MiB (or one tensor); replaces what was there.
 
     dtype: of the tensors on disk, but for the matrices named in eight_bit, which become int8 with a scale a row.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu()
@@ -60,52 +54,22 @@ def save_part(
             stored[name + ROW_SCALE] = scale
         else:
             stored[name] = value.to(dtype)
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in stored.items():
-        held = tensor.contiguous().clone()
-        if shards[-1] and size + held.nbytes > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = held
-        size += held.nbytes
-    for old in folder.glob(f"{part}-*-of-*.safetensors"):
-        old.unlink()
-    paths = []
-    for index, shard in enumerate(shards, start=1):
-        path = folder / f"{part}-{index}-of-{len(shards)}.safetensors"
-        save_file(shard, path, metadata={"format": FORMAT, "part": part, "config": json.dumps(config)})
-        paths.append(path)
-    return paths
+    return write_part(folder, part, stored, config, file_bytes=SHARD_BYTES)
 
 
 def load_part(folder: Path, part: str) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Tensors and configuration of one part. Raises CheckpointError naming what is missing or wrong."""
-    paths = sorted(folder.glob(f"{part}-*-of-*.safetensors"))
-    if not paths:
+    if not has_part(folder, part):
         raise CheckpointError(f"no {part} weights in {folder}: expected {part}-1-of-N.safetensors")
-    count = int(paths[0].stem.rsplit("-", 1)[1])
-    if len(paths) != count:
-        raise CheckpointError(f"{folder} holds {len(paths)} of the {count} files of {part}")
-    tensors: dict[str, Tensor] = {}
-    config: dict[str, object] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or metadata.get("part") != part:
-                    raise CheckpointError(f"{path} is no {part} of format {FORMAT}")
-                config = json.loads(metadata["config"])
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+    header = read_header(folder, part)
+    tensors = dict(tensors_in(header))
     for name in [name for name in tensors if name.endswith(ROW_SCALE)]:
         matrix = name.removesuffix(ROW_SCALE)
         scale = tensors.pop(name)
         if matrix not in tensors or tensors[matrix].shape[:1] != scale.shape:
             raise CheckpointError(f"{folder}/{part}: '{name}' has no matrix of as many rows beside it")
         tensors[matrix] = tensors[matrix].float() * scale[:, None]
-    return tensors, config
+    return tensors, header.config
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -113,16 +77,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
 
     Raises CheckpointError naming the first tensor that is missing, of another shape, or not wanted.
     """
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
-        if name not in tensors:
-            raise CheckpointError(f"{source}: tensor '{name}' is missing")
-        if tensors[name].shape != tensor.shape:
-            shapes = f"{list(tensors[name].shape)}; the model wants {list(tensor.shape)}"
-            raise CheckpointError(f"{source}: tensor '{name}' has shape {shapes}")
-    for name in tensors:
-        if name not in wanted:
-            raise CheckpointError(f"{source}: tensor '{name}' does not belong to the model")
+    check_shapes(shapes_of(module), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     module.load_state_dict(dict(tensors))
 
 
@@ -148,7 +103,7 @@ def low_rank_for(folder: Path, steps: int) -> str | None:
     none."""
     fewer = range(steps, 0, -1) if steps <= FEW_STEPS else (steps,)
     parts = (low_rank_part(number) for number in fewer)
-    return next((part for part in parts if any(folder.glob(f"{part}-*"))), None)
+    return next((part for part in parts if has_part(folder, part)), None)
 
 
 def load_pocket_transformer(folder: Path, steps: int | None = None) -> tuple[WanTransformer, PocketTextEncoder]:

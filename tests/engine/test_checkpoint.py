@@ -8,6 +8,7 @@ import torch
 from everscene_engine import checkpoint
 from everscene_engine.checkpoint import load_part, load_pocket_transformer, save_part, save_pocket_transformer
 from everscene_engine.errors import CheckpointError
+from everscene_engine.models.layout import check_values, read_header
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
 from tests.engine.small import TRANSFORMER, small_transformer
 
@@ -38,6 +39,14 @@ def test_a_part_is_cut_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     read, config = load_part(tmp_path, "thing")
     assert config == {"size": 3}
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_part_has_checksums_that_find_a_damaged_tensor(tmp_path: Path) -> None:
+    [path] = save_part(tmp_path, "thing", {"t": torch.zeros(20)}, {}, torch.float32)
+    check_values(read_header(tmp_path, "thing"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match="'t' is damaged: its checksum differs"):
+        check_values(read_header(tmp_path, "thing"))
 
 
 def test_a_missing_shard_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

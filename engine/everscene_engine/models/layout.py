@@ -8,7 +8,7 @@ meta device, compares names and shapes with the headers, and puts each tensor wh
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everscene_engine.checkpoint import FORMAT
 from everscene_engine.errors import CheckpointError
 from everscene_engine.models.containers import first_lost_tensor
 from everscene_engine.stored_linear import PARTS as STORED_PARTS
 
+FORMAT = "everscene-1"
 FILE_BYTES = 4 * 2**30
 Shape = tuple[int, ...]
 
@@ -44,16 +44,19 @@ def write_part(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
     dtype: torch.dtype | None = None,
-    one_file: bool = False,
+    file_bytes: float | None = None,
 ) -> list[Path]:
-    """Write a part, replacing what was there; holds one file's tensors in memory at a time. dtype: None keeps each.
-    one_file: whatever its size; else a file holds 4 GiB of tensors, or one."""
+    """Write a part, replacing what was there; holds one file's tensors in memory at a time.
+
+    dtype: None keeps each. file_bytes: a file holds so many bytes of tensors at most, or one tensor; None: FILE_BYTES,
+    inf: there is one file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]
-    size = 0
+    size, most = 0, file_bytes or FILE_BYTES
     for name, tensor in tensors.items():
         bytes_each = (dtype or tensor.dtype).itemsize
-        if groups[-1] and not one_file and size + tensor.numel() * bytes_each > FILE_BYTES:
+        if groups[-1] and size + tensor.numel() * bytes_each > most:
             groups.append([])
             size = 0
         groups[-1].append(name)
@@ -145,16 +148,21 @@ def check_shapes(wanted: Mapping[str, Shape], found: Mapping[str, Shape], source
             raise CheckpointError(f"{source}: tensor '{name}' does not belong to the model")
 
 
+def tensors_in(header: PartHeader, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """A part's tensors, one after another, as they are in its files."""
+    for path in dict.fromkeys(header.files.values()):
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                yield name, file.get_tensor(name)
+
+
 def check_values(header: PartHeader) -> None:
     """Read every tensor: raise CheckpointError naming the first that is damaged or holds NaN or infinity."""
-    for path in dict.fromkeys(header.files.values()):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                tensor = file.get_tensor(name)
-                if name in header.crc and _crc(tensor) != header.crc[name]:
-                    raise CheckpointError(f"{path}: tensor '{name}' is damaged: its checksum differs")
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-                    raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinity")
+    for name, tensor in tensors_in(header):
+        if name in header.crc and _crc(tensor) != header.crc[name]:
+            raise CheckpointError(f"{header.files[name]}: tensor '{name}' is damaged: its checksum differs")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise CheckpointError(f"{header.files[name]}: tensor '{name}' holds NaN or infinity")
 
 
 def load_into(
@@ -173,13 +181,10 @@ def load_into(
     again = {name: of for name, of in (also or {}).items() if name in shapes_of(module)}
     wanted = {name: shape for name, shape in shapes_of(module).items() if name not in again}
     check_shapes(wanted, header.shapes, source)
-    for path in dict.fromkeys(header.files.values()):
-        tensors: dict[str, Tensor] = {}
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                tensor = file.get_tensor(name)
-                keeps = not tensor.is_floating_point() or name.endswith(STORED_PARTS)
-                tensors[name] = tensor if keeps else tensor.to(dtype)
-        tensors |= {name: tensors[of] for name, of in again.items() if of in tensors}
-        module.load_state_dict(tensors, strict=False, assign=True)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in tensors_in(header, device):
+        keeps = not tensor.is_floating_point() or name.endswith(STORED_PARTS)
+        tensors[name] = tensor if keeps else tensor.to(dtype)
+    tensors |= {name: tensors[of] for name, of in again.items()}
+    module.load_state_dict(tensors, assign=True)
     module.requires_grad_(False).eval()

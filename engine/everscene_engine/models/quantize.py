@@ -5,6 +5,7 @@ configuration names the format under `linears`, by which the loader makes the ne
 was made from under `made_from`, and where there was a calibration what it was made with under `calibrated`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +99,7 @@ def quantize(
         config[CALIBRATED] = {"prompts": len(prompts), "chunks": chunks, "steps": steps or preset.stream.steps}
     with torch.inference_mode():
         store_linears(model, format, measured)
-    return write_part(out or folder, stored_part(part, format), model.state_dict(), config, one_file=True)
+    return write_part(out or folder, stored_part(part, format), model.state_dict(), config, file_bytes=math.inf)
 
 
 def check_source(folder: Path, part: str, format: str) -> None:
