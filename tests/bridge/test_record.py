@@ -110,7 +110,7 @@ def test_a_lost_frame_leaves_its_place_and_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_pause_leaves_no_frame_twice(start_server: Callable[..., Server], tmp_path: Path) -> None:
-    server = start_server(lambda: PatternEngine(width=WIDTH, height=HEIGHT, fps=60.0))
+    server = start_server(lambda: PatternEngine(width=WIDTH, height=HEIGHT, fps=24.0))
     recorder = Recorder(RecordSettings(tmp_path / "out.mp4"))
     with Client(server.endpoint) as world:
         next(world.frames(timeout=20))

@@ -1,6 +1,8 @@
 """The server over real sockets: whatever a client sends, it gets a readable answer and the stream goes on."""
 
+import itertools
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -370,18 +372,13 @@ def test_notices_tell_inputs_and_prompts(server: Server, bare: Bare, context: "z
     assert (notices[1]["frame"], notices[1]["text"]) == (applied["frame"], applied["prompt"])
 
 
-def test_frames_are_published_at_the_contents_rate_but_for_shifts_that_are_counted(
-    server: Server, bare: Bare, context: "zmq.Context[zmq.Socket[bytes]]"
-) -> None:
-    bare.hello()
+def test_frames_are_published_at_the_contents_rate(server: Server, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """By the median: what a busy machine holds up, and the shift that follows, are single gaps."""
     with subscribe(context, server, b"frame.ring") as frames:
         take(frames)
-        before = bare.ask(type="stats_request")["shifted_ms"]
         published = [msgpack.unpackb(take(frames)[1])["stamps_ns"]["published"] for _ in range(33)]
-        shifted = bare.ask(type="stats_request")["shifted_ms"] - before
-    took_ms = (published[-1] - published[0]) / 1e6
-    slack_ms = 2 * 1000 / 16  # a frame shown a little late at either end, a shift counted just outside
-    assert 32 * 1000 / 16 - slack_ms <= took_ms <= 32 * 1000 / 16 + shifted + slack_ms
+    gaps_ms = [(later - earlier) / 1e6 for earlier, later in itertools.pairwise(published)]
+    assert statistics.median(gaps_ms) == pytest.approx(1000 / 16, rel=0.1)
 
 
 def test_stats_count_what_happened(server: Server, bare: Bare) -> None:
