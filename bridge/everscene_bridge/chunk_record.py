@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from everscene_bridge.inputs import Input
 from everscene_bridge.messages import Stamps
-from everscene_bridge.scene import SceneState
+from everscene_bridge.scene import Momentary, SceneState
 from everscene_engine import port
 from everscene_engine.port import GeneratedChunk, Picture, Prompting
 
@@ -32,6 +32,7 @@ class ChunkRecord:
     flags: int  # of its first frame
     state_before: SceneState
     state: SceneState  # under which it is generated
+    holding: tuple[Momentary, ...]  # momentary events of that state which are not over when it begins
     world: int  # counts worlds: a reset, a restored snapshot and a new engine begin another
     started_ns: int
     received_ns: int  # arrival of the input `order`

@@ -15,16 +15,17 @@ one of them from the screen.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everscene_bridge import protocol
 from everscene_bridge.chunk_record import ChunkRecord, DueFrame, ReadyFrame, Work
 from everscene_bridge.history import History, Moment
 from everscene_bridge.inputs import Input, way_of
 from everscene_bridge.ledger import Ledger
+from everscene_bridge.momentary import Beginnings
 from everscene_bridge.pacing import ContentClock, Estimates
 from everscene_bridge.protocol import NS, State
-from everscene_bridge.scene import Momentary, Scene
+from everscene_bridge.scene import Scene
 from everscene_bridge.stats import StreamTotals
 from everscene_bridge.steering import Steering
 from everscene_bridge.ways import RECACHE, Way
@@ -33,8 +34,6 @@ from everscene_engine.port import EngineInfo, FrameBlock, GeneratedChunk
 HIDE_RATIO = 1.05
 """Frames that are kept to be shown during a reaction may take this much longer than the reaction is expected to."""
 STALLED_NS = NS
-MOMENTS_REMEMBERED = 1024
-"""Momentary events whose beginning is known; a state holds at most one for each set of slots."""
 FAILURES_TO_BLAME = 2
 """So many engine failures in a row on the same new inputs, and the inputs are rejected."""
 
@@ -69,14 +68,14 @@ class Timeline:
         self.prompt = scene.compose(scene.initial)  # of the latest frame
         self.published_ns = 0
         self.engine_down = ""  # why the engine is not there; empty: it is
-        self._starts: dict[int, int] = {}  # order of a momentary event → frame number at which it begins to hold
+        self._beginnings = Beginnings(info.fps)  # of momentary events
         self._steering = Steering(info.fps, info.frames_per_chunk)
         self.paused = False
         self._works = 0
         self._world = 0
-        self.history = History(self._left_s)
+        self.history = History(self._beginnings.left_s)
         self._shown = ChunkRecord(
-            (), 0, self.prompt, 0, scene.initial, scene.initial, 0, 0, 0, 0
+            (), 0, self.prompt, 0, scene.initial, scene.initial, (), 0, 0, 0, 0
         )  # of the latest frame
         self._kept = self._shown  # the newest chunk that is not discarded
         self._unusable = ""  # a prompt that the engine did not take
@@ -208,12 +207,10 @@ class Timeline:
         state_before = self.ledger.state
         inputs = self.ledger.use()
         frame = self.latest + 1 + self.unshown
-        for one in inputs:
-            if one.action.for_s is not None:
-                self._starts[one.order] = frame
-        while len(self._starts) > MOMENTS_REMEMBERED:
-            del self._starts[next(iter(self._starts))]
-        prompt = self.ledger.scene.compose(self.ledger.state, lambda momentary: self._holds(momentary, frame))
+        momentary = self.ledger.state.momentary
+        self._beginnings.begin((one.order for one in inputs if one.action.for_s is not None), frame, momentary)
+        holding = tuple(one for one in momentary if self._beginnings.holds(one, frame))
+        prompt = self.ledger.scene.compose(self.ledger.state, lambda one: one in holding)
         if prompt == self._unusable and not inputs:
             prompt = self._kept.prompt
         way = way_of(inputs) if inputs else self._way_back(frame)
@@ -235,6 +232,7 @@ class Timeline:
             flags=self._flags,
             state_before=state_before,
             state=self.ledger.state,
+            holding=holding,
             world=self._world,
             started_ns=now_ns,
             received_ns=newest.received_ns if newest else self._kept.received_ns,
@@ -243,8 +241,11 @@ class Timeline:
         return Work(rollback, steer, self._works, tuple(one.order for one in inputs))
 
     def _way_back(self, frame: int) -> Way:
-        """The way to a prompt that no input asks for: that of the momentary events which are over."""
-        ways = [one.back for one in self.ledger.state.momentary if self._left_s(one, frame) <= 0]
+        """The way to a prompt that no input asks for: that of the momentary events which the chunk before held.
+
+        What the scene holds does not say: with a short lead they are out of it before the next chunk begins.
+        """
+        ways = [one.back for one in self._kept.holding if not self._beginnings.holds(one, frame)]
         return ways[-1] if ways else RECACHE
 
     def _note_blend(self, inputs: tuple[Input, ...]) -> None:
@@ -259,14 +260,6 @@ class Timeline:
         chunk_ns = self.clock.nominal_ns * self.info.frames_per_chunk
         spare_ns = chunk_ns - self.estimates.generate.longest - self.estimates.clean.longest
         return -(-self.estimates.recache.longest // spare_ns) if spare_ns > 0 else 0
-
-    def _holds(self, momentary: Momentary, frame: int) -> bool:
-        """Whether a momentary event still holds at a frame number."""
-        return self._left_s(momentary, frame) > 0
-
-    def _left_s(self, momentary: Momentary, frame: int) -> float:
-        """Seconds that a momentary event still has to go at a frame number."""
-        return momentary.for_s - (frame - self._starts.get(momentary.order, frame)) / self.info.fps
 
     def must_drop(self, now_ns: int) -> bool:
         """Whether the chunk in flight is to be given up. The engine asks before each forward."""
@@ -378,7 +371,7 @@ class Timeline:
         record = due.ready.record
         self.published_ns = now_ns
         self.prompt = record.prompt
-        over = {m.order for m in self.ledger.state.momentary if self._is_over(m, due.number)}
+        over = {m.order for m in self.ledger.state.momentary if self._beginnings.is_over(m, due.number)}
         if over:
             self.ledger.passed(over)
         return self.ledger.applied(
@@ -388,9 +381,6 @@ class Timeline:
             prompt=record.prompt,
             published_ns=now_ns,
         )
-
-    def _is_over(self, momentary: Momentary, frame: int) -> bool:
-        return momentary.order in self._starts and not self._holds(momentary, frame)
 
     def pause(self) -> None:
         """No frame is due until `resume`."""
@@ -439,12 +429,11 @@ class Timeline:
         if same_world:
             self.history.cut_after(moment, self._world)
         state = self.history.renumbered(moment, self.ledger.scene)
-        for momentary in state.momentary:
-            self._starts[momentary.order] = self.latest + 1
+        self._beginnings.begin((one.order for one in state.momentary), self.latest + 1, state.momentary)
         self.ledger.stand(state)
         if not self.latest:
             self.prompt = moment.prompt
-        self._kept = self._shown
+        self._kept = replace(self._shown, holding=())
         self._shown_latent = moment.latent_frame
         self._steering.clear()
         self._unusable = ""

@@ -1,10 +1,12 @@
 """Blends: what the engine is told for each chunk, and what becomes of an event in the middle of one."""
 
 import pytest
-from tests.bridge.simulation import Simulation
+from tests.bridge.simulation import MS, Simulation
+from tests.bridge.test_commands import go_back
 
 from everscene_bridge.scene import parse_scene
 from everscene_bridge.steering import Steering
+from everscene_bridge.timeline import TimelineSettings
 from everscene_bridge.ways import RECACHE, Blend, Way
 from everscene_engine.port import Mix
 
@@ -20,6 +22,8 @@ events:
   elsewhere: {set: {place: city}, transition: cut, priority: 1}
   later: {set: {time: later}, otherwise: wait}
   glow: {set: {moment: glow}, for: 1s, transition: text, decay: {blend: 1s}}
+  shade: {set: {moment: shade}, for: 0.8s, decay: text}
+  spark: {set: {moment: spark}, for: 0.8s, transition: text, decay: {blend: 1s}}
 """
 SECOND = Way("blend", Blend(1.0, "linear"))
 
@@ -188,3 +192,29 @@ def test_the_way_back_of_a_momentary_event_does_not_shorten_a_blend() -> None:
     frames = range(13, 37, 4)
     told = [steering.next("night", SECOND, frame, 0, decays=True) for frame in frames]
     assert [isinstance(one[0], Mix) for one in told if one is not None] == [True] * 5 + [False]
+
+
+def test_a_way_back_is_taken_though_the_event_was_over_before_the_next_chunk_began() -> None:
+    sim = simulation()
+    sim.timeline.settings = TimelineSettings(max_lead_ms=50)
+    sim.event(2000, "spark")  # 13 frames; the chunk in which it ends has 8, and 3 of them are left then
+    sim.run(6000)
+    assert weights(sim, "harbour day clear") == pytest.approx([0.5])
+
+
+def test_a_way_back_is_taken_once() -> None:
+    sim = simulation()
+    sim.event(2000, "spark")
+    sim.event(4500, "night", when="chunk")
+    sim.run(8000)
+    assert told(sim)[-1] == ("harbour night clear", "recache")
+
+
+def test_a_world_that_went_back_takes_no_way_back_of_an_event_from_before() -> None:
+    sim = simulation()
+    sim.event(2000, "shade")
+    sim.run(3000)
+    assert "shade" in sim.shown[-1].prompt
+    go_back(sim, 1.5)
+    sim.run(sim.now / MS + 3000)
+    assert told(sim)[-1] == ("harbour day clear", "recache")
