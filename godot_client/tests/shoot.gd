@@ -8,6 +8,8 @@ extends SceneTree
 ## went. A courtyard's player walks to the events' places; a painting's events are sent.
 
 const SETTLE_FRAMES := 24
+## Beyond this without a new frame there will be none.
+const LONGEST_WAIT_MS := 60_000
 
 var _options := {}
 var _shots := {}
@@ -47,13 +49,22 @@ func _run() -> void:
 	quit()
 
 
-## Waits until [param count] frames from [param first] on have been in the texture.
+## Waits until [param count] frames from [param first] on have been in the texture. Where no frame
+## comes any more it ends the engine, with exit code 1.
 func _frames_shown(count: int, first := 0) -> void:
-	while _stream.frame == null or _stream.frame.number < first:
+	var shown := _stream.frame
+	var last := -1
+	var since_ms := Time.get_ticks_msec()
+	while last < 0 or shown.number < last:
 		await process_frame
-	var last := _stream.frame.number + count
-	while _stream.frame.number < last:
-		await process_frame
+		if _stream.frame != shown:
+			shown = _stream.frame
+			since_ms = Time.get_ticks_msec()
+		elif Time.get_ticks_msec() - since_ms > LONGEST_WAIT_MS:
+			printerr("no frame for %d s" % (LONGEST_WAIT_MS / 1000))
+			quit(1)
+		if last < 0 and shown != null and shown.number >= first:
+			last = shown.number + count
 
 
 func _shoot(shot_name: String, receipt: EversceneReceipt) -> void:

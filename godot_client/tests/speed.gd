@@ -7,6 +7,7 @@ extends SceneTree
 ## a core, and which frames were shown or not.
 
 const WARM_UP_S := 2.0
+const LONGEST_WAIT_MS := 60_000
 
 var _options := {}
 var _costs := PackedInt32Array()
@@ -43,6 +44,9 @@ func _run() -> void:
 	)
 	while last[0] == 0:
 		await process_frame
+		if Time.get_ticks_msec() > LONGEST_WAIT_MS:
+			printerr("no frame for %d s" % (LONGEST_WAIT_MS / 1000))
+			quit(1)
 	await create_timer(WARM_UP_S).timeout
 	var before := stream.frame_counts()
 	var began := Time.get_ticks_usec()

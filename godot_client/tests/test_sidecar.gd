@@ -13,7 +13,7 @@ func _enter_tree() -> void:
 	add_child(_stream)
 
 
-func test_an_event_shows_within_one_chunk() -> void:
+func test_an_event_shows_after_one_recache_and_one_chunk() -> void:
 	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
 	var chunk_ms: float = 1000.0 * _stream.info["frames_per_chunk"] / _stream.info["fps"]
 	var took: Array[float] = []
@@ -29,17 +29,19 @@ func test_an_event_shows_within_one_chunk() -> void:
 	added.sort()
 	check(added[0] >= 0.0, "the server's latency is within ours")
 	check(added[ROUNDS / 2] < chunk_ms / 2.0, "the way there and back: median of %s" % [added])
-	var stats := await _stats()
-	var speed: float = stats["generation_fps"] / stats["content_fps"]
+	var stages: Dictionary = (await _stats())["stages_ms"]
+	var work_ms := 0.0
+	for stage: String in ["recache", "denoise", "clean", "decode"]:
+		work_ms += stages[stage]["p95"]
 	print(
 		(
-			"      event to applied: median %.0f ms, %.0f on the way; a chunk lasts %.0f ms (%.1f× speed)"
-			% [took[ROUNDS / 2], added[ROUNDS / 2], chunk_ms, speed]
+			"      event to applied: median %.0f ms, %.0f on the way; one recache and one chunk take %.0f"
+			% [took[ROUNDS / 2], added[ROUNDS / 2], work_ms]
 		)
 	)
-	# A machine that barely keeps up, or that others use, shows its own speed and not the addon's.
-	if speed >= 2.0:
-		check(took[ROUNDS / 2] < chunk_ms, "median of %s" % [took])
+	# Both are of one run, and other programs may slow a part of it: hence the slow chunks, which are
+	# like all others on a machine of its own. 1.25 is the factor of `everscene bench latency`.
+	check(took[ROUNDS / 2] < 1.25 * work_ms, "median of %s, work %.0f ms" % [took, work_ms])
 
 
 func test_frames_bear_the_prompt_from_the_frame_that_the_receipt_names() -> void:
@@ -91,6 +93,39 @@ func test_stats_come_with_latencies() -> void:
 	var stats := await _stats()
 	check(stats["latency_ms"]["n"] > 0, "latencies")
 	check(stats["seen_ms"]["n"] > 0, "and how long until we saw it")
+
+
+func test_slots_go_into_the_scenes_prompt_and_everybody_hears() -> void:
+	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
+	var slots: Array = _stream.scene["slots"].map(func(s: Dictionary) -> String: return s["name"])
+	check(slots.has("weather"), str(slots))
+	var inputs: Array[Dictionary] = []
+	_stream.input_seen.connect(func(input: Dictionary) -> void: inputs.append(input))
+	var receipt := _stream.send_slots({"weather": "heavy rain"})
+	check_equal(await receipt.wait(), EversceneReceipt.State.APPLIED, receipt.reason)
+	check(receipt.prompt.contains("heavy rain"), receipt.prompt)
+	var is_heard := func(input: Dictionary) -> bool:
+		return input.get("slots", {}) == {"weather": "heavy rain"}
+	check(await wait_until(func() -> bool: return inputs.any(is_heard)), "the notice")
+	var unknown := _stream.send_slots({"wether": "rain"})
+	check_equal(await unknown.wait(), EversceneReceipt.State.REJECTED, "an unknown slot")
+	check_equal(unknown.code, "unknown_slot", unknown.reason)
+
+
+func test_a_blend_has_its_seconds_ease_and_path() -> void:
+	await wait_until(func() -> bool: return _stream.frame != null, 30.0)
+	var fog := {"weather": "light fog"}
+	var wrong := {
+		"seconds": _stream.send_slots(fog, "blend", "", 601.0),
+		"ease": _stream.send_slots(fog, "blend", "", 1.0, "bouncing"),
+		"path": _stream.send_prompt(_stream.prompt, "blend", "", 1.0, "", "detour"),
+	}
+	for field: String in wrong:
+		check_equal(await wrong[field].wait(), EversceneReceipt.State.REJECTED, field)
+		check(wrong[field].reason.contains(field), wrong[field].reason)
+	var right := _stream.send_slots(fog, "blend", "now", 0.5, "linear", "slerp")
+	check_equal(await right.wait(), EversceneReceipt.State.APPLIED, right.reason)
+	check(right.prompt.contains("light fog"), right.prompt)
 
 
 func _stats() -> Dictionary:

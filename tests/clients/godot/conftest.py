@@ -27,6 +27,7 @@ NO_GODOT = "no Godot 4 here: set GODOT=/path/to/godot (4.3 or newer, from https:
 NO_SCREEN = "no screen here: set GODOT_SCREEN, or install xvfb (apt-get install xvfb xauth)"
 
 RunTests = Callable[..., str]
+StartTests = Callable[..., "subprocess.Popen[str]"]
 
 
 def find_godot() -> str | None:
@@ -86,6 +87,42 @@ def run_godot_tests(godot: str, project: Path, tmp_path: Path) -> RunTests:
     return run
 
 
+@pytest.fixture
+def start_godot_tests(godot: str, project: Path, tmp_path: Path) -> Iterator[StartTests]:
+    """As `run_godot_tests` for one file, but the engine runs beside the test; it does not outlive it."""
+    engines: list[subprocess.Popen[str]] = []
+
+    def start(name: str, **options: object) -> subprocess.Popen[str]:
+        arguments = [f"{key}={value}" for key, value in {"scratch": tmp_path, **options}.items()]
+        command = [godot, "--headless", "--path", str(project), "--script", "res://tests/run.gd", "--", name]
+        engine = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.kill()
+        engine.communicate()
+
+
+def run_on_screen(command: list[str], timeout: float) -> str:
+    """What a command said that had to end with 0 within so many seconds. The virtual screen that it started, and the
+    engine on that, end with it."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"no end within {timeout} s: {process.communicate()[0]}")
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, said
+    return said
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,15 +171,33 @@ class Sidecar:
         self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait(20)
-            self.process = None
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(how)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+
+
+MakeSidecar = Callable[..., Sidecar]
+
+
+@pytest.fixture
+def make_sidecar(tmp_path: Path) -> Iterator[MakeSidecar]:
+    """Call it with a model, and a token if need be: a sidecar that runs, until the end of the test at the latest."""
+    made: list[Sidecar] = []
+
+    def make(model: str, token: str = "") -> Sidecar:
+        made.append(Sidecar(model, tmp_path, token))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for sidecar in made:
+        sidecar.stop()
 
 
 @pytest.fixture(params=["pattern", "pocket"])
-def sidecar(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sidecar]:
-    sidecar = Sidecar(request.param, tmp_path)
-    sidecar.start()
-    yield sidecar
-    sidecar.stop()
+def sidecar(request: pytest.FixtureRequest, make_sidecar: MakeSidecar) -> Sidecar:
+    return make_sidecar(request.param)

@@ -1,7 +1,6 @@
 """The demos on a (virtual) screen, with OpenGL and with Vulkan: what is seen is the frame that was generated."""
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from .conftest import Sidecar
+from .conftest import Sidecar, run_on_screen
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +37,7 @@ def shoot(
     """Run one demo; a shot at its start and one after each event."""
     command = [*screen, "--path", str(project), *DRIVERS[driver], "--resolution", "1280x720"]
     command += ["--script", "res://tests/shoot.gd", "--", f"scene={scene}", f"folder={folder}", f"events={events}"]
-    done = subprocess.run([*command, f"--endpoint={endpoint}"], capture_output=True, text=True, timeout=240)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+    said = run_on_screen([*command, f"--endpoint={endpoint}"], timeout=240)
     assert "SCRIPT ERROR" not in said and "SHADER ERROR" not in said, said
     facts = json.loads((folder / "shots.json").read_text())
     return {name: Shot(read(folder / f"{name}.png"), read(folder / f"{name}_frame.png"), facts[name]) for name in facts}

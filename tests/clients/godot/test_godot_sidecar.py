@@ -1,26 +1,30 @@
 """The addon against the real sidecar: the same frames as the Python client, receipts, and coming back."""
 
+import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from everscene_bridge.client import Client
 
-from .conftest import RunTests, Sidecar
+from .conftest import MakeSidecar, RunTests, Sidecar, StartTests
 
 FRAMES = 64
 
 
-def test_godot_sees_the_frames_that_python_sees(godot: str, project: Path, tmp_path: Path, sidecar: Sidecar) -> None:
-    command = [godot, "--headless", "--path", str(project), "--script", "res://tests/run.gd", "--", "test_frames"]
-    options = [f"endpoint={sidecar.endpoint}", f"scratch={tmp_path}", f"count={FRAMES}"]
-    options += ["frames_from=ring", "playback=in_order"]
-    engine = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_godot_sees_the_frames_that_python_sees(
+    start_godot_tests: StartTests, tmp_path: Path, sidecar: Sidecar
+) -> None:
+    options = {"endpoint": sidecar.endpoint, "frames_from": "ring", "playback": "in_order", "count": FRAMES}
+    engine = start_godot_tests("test_frames", **options)
     seen: dict[int, str] = {}
     with Client(sidecar.endpoint, name="the other pair of eyes") as world:
         for frame in world.frames(in_order=True, timeout=30):
@@ -41,10 +45,8 @@ def test_events_and_prompts_get_their_receipts(run_godot_tests: RunTests, sideca
 
 
 @pytest.mark.parametrize("sidecar", ["pattern"], indirect=True)
-def test_godot_comes_back_after_kill_9(godot: str, project: Path, tmp_path: Path, sidecar: Sidecar) -> None:
-    command = [godot, "--headless", "--path", str(project), "--script", "res://tests/run.gd", "--", "test_restart"]
-    options = [f"endpoint={sidecar.endpoint}", f"scratch={tmp_path}"]
-    engine = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_godot_comes_back_after_kill_9(start_godot_tests: StartTests, tmp_path: Path, sidecar: Sidecar) -> None:
+    engine = start_godot_tests("test_restart", endpoint=sidecar.endpoint)
     wait_for(tmp_path / "live", engine)
     sidecar.kill()
     wait_for(tmp_path / "down", engine)
@@ -61,17 +63,30 @@ def wait_for(file: Path, engine: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_the_real_server_takes_the_right_token_only(run_godot_tests: RunTests, tmp_path: Path) -> None:
-    sidecar = Sidecar("pattern", tmp_path, token="sesame")
-    sidecar.start()
+def test_the_real_server_takes_the_right_token_only(run_godot_tests: RunTests, make_sidecar: MakeSidecar) -> None:
+    sidecar = make_sidecar("pattern", token="sesame")
     run_godot_tests("test_token", endpoint=sidecar.endpoint, token="sesame")
-    sidecar.stop()
 
 
-def test_godot_starts_the_sidecar_and_stops_it(run_godot_tests: RunTests, tmp_path: Path) -> None:
-    sidecar = Sidecar("pattern", tmp_path)
-    sidecar.start()  # to find free ports, and that it starts at all
+@pytest.fixture
+def rings(tmp_path: Path) -> Iterator[Callable[[], list[Path]]]:
+    """Call it for the rings in tmp_path. Processes that still have one after the test are killed: Godot starts its
+    sidecar in a session of its own, which nothing here is the parent of."""
+
+    def find() -> list[Path]:
+        return sorted(tmp_path.glob("everscene-*.ring"))
+
+    yield find
+    for ring in find():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(ring.name.split("-")[1]), signal.SIGKILL)
+
+
+def test_godot_starts_the_sidecar_and_stops_it(
+    run_godot_tests: RunTests, make_sidecar: MakeSidecar, rings: Callable[[], list[Path]]
+) -> None:
+    sidecar = make_sidecar("pattern")  # to find free ports, and that it starts at all
     sidecar.stop()
     program = Path(sys.executable).parent / "everscene"
     run_godot_tests("test_launch", endpoint=sidecar.endpoint, program=program, frames_port=sidecar.frames_port)
-    assert not list(tmp_path.glob("everscene-*.ring")), "it was stopped so that it could tidy up"
+    assert not rings(), "it was stopped so that it could tidy up"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import ROOT, run_on_screen
 from .test_godot_screens import DRIVERS
 
 pytestmark = pytest.mark.slow
@@ -39,11 +39,13 @@ def measure(screen: list[str], project: Path, folder: Path, driver: str) -> dict
         command = [*screen, "--path", str(project), *DRIVERS[driver], "--resolution", "320x180"]
         command += ["--script", "res://tests/speed.gd", "--", f"endpoint={endpoint}", f"seconds={SECONDS}"]
         command += [f"folder={folder}", "playback=in_order", "max_fps=90"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 120)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_on_screen(command, timeout=SECONDS + 120)
     finally:
         peer.stdin.close()
-        peer.wait(20)
+        try:
+            peer.wait(20)
+        finally:
+            peer.kill()
     result: dict[str, Any] = json.loads((folder / "speed.json").read_text())
     return result
 
