@@ -14,7 +14,7 @@ one of them from the screen.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from everscene_bridge import protocol
@@ -79,7 +79,7 @@ class Timeline:
         )  # of the latest frame
         self._kept = self._shown  # the newest chunk that is not discarded
         self._unusable = ""  # a prompt that the engine did not take
-        self._flags = 0  # for the first frame of the next chunk
+        self._flags = 0  # that the first frame of the next chunk must have, whatever it is
         self._in_flight: ChunkRecord | None = None
         self._undecoded: deque[ChunkRecord] = deque()
         self._decoding: ChunkRecord | None = None
@@ -128,7 +128,9 @@ class Timeline:
         kept, rollback = cut
         if kept and self._show_ns(kept, now_ns) > self._start_ahead_ns():
             return None
-        self._discard(kept, rollback)
+        if rollback is not None:
+            self._drop_unshown(kept)
+            self._steering.forget()
         return self._start_chunk(now_ns, rollback)
 
     def next_work_ns(self, now_ns: int) -> int | None:
@@ -193,15 +195,20 @@ class Timeline:
             return len(self._ready)
         return kept
 
-    def _discard(self, kept: int, rollback: int | None) -> None:
-        if rollback is None:
-            return
+    def _drop_unshown(self, kept: int) -> None:
+        """Discard what was generated, but for so many ready frames."""
         self.totals.discarded_frames += self.unshown - kept
-        self.totals.dropped_chunks += len(self._undecoded)
-        self._undecoded.clear()
         while len(self._ready) > kept:
-            self._ready.pop()
-        self._steering.forget()
+            ready = self._ready.pop()
+            if ready.index == 0:
+                self._pass_flags_on([ready.record])
+        self._pass_flags_on(self._undecoded)
+        self._undecoded.clear()
+
+    def _pass_flags_on(self, lost: Iterable[ChunkRecord]) -> None:
+        """What the first frames of these chunks were to say, the next chunk's first frame says."""
+        for record in lost:
+            self._flags |= record.flags
 
     def _start_chunk(self, now_ns: int, rollback: int | None) -> Work:
         state_before = self.ledger.state
@@ -216,8 +223,7 @@ class Timeline:
         way = way_of(inputs) if inputs else self._way_back(frame)
         steer = self._steering.next(prompt, way, frame, self._recache_every(), decays=not inputs)
         self._note_blend(inputs)
-        if way.transition in ("cut", "reset") and self.latest + self.unshown > 0:
-            self._flags |= protocol.FLAG_CUT
+        cuts = way.transition in ("cut", "reset") and self.latest + self.unshown > 0
         if way.transition == "reset":
             self._world += 1
         newest = max(inputs, key=lambda one: one.order, default=None)
@@ -229,7 +235,7 @@ class Timeline:
             inputs=inputs,
             order=newest.order if newest else self._kept.order,
             prompt=prompt,
-            flags=self._flags,
+            flags=self._flags | (protocol.FLAG_CUT if cuts else 0),
             state_before=state_before,
             state=self.ledger.state,
             holding=holding,
@@ -421,9 +427,7 @@ class Timeline:
         """
         assert self._in_flight is None and self._decoding is None
         self.ledger.reject_all("went_back", "the world went back before it was in a frame")
-        self.totals.discarded_frames += self.unshown
-        self._undecoded.clear()
-        self._ready.clear()
+        self._drop_unshown(0)
         self._old_frames = 0
         self._world += 1
         if same_world:
@@ -452,6 +456,7 @@ class Timeline:
         inputs = [one for record in lost for one in record.inputs]
         if lost:
             self.ledger.put_back(inputs, lost[0].state_before)
+        self._pass_flags_on(lost)
         self._in_flight = self._decoding = None
         self._undecoded.clear()
         self._kept = self._ready[-1].record if self._ready else self._shown
