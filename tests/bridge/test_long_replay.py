@@ -25,17 +25,18 @@ HURRY = 8
 
 
 class Hurried:
-    """An engine that asks to be shown at a multiple of its rate."""
+    """An engine that asks to be shown at a multiple of its rate, or at a part of it."""
 
-    def __init__(self, engine: EnginePort) -> None:
+    def __init__(self, engine: EnginePort, times: float = HURRY) -> None:
         self._engine = engine
+        self._times = times
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     @property
     def info(self) -> EngineInfo:
-        return replace(self._engine.info, fps=HURRY * self._engine.info.fps)
+        return replace(self._engine.info, fps=self._times * self._engine.info.fps)
 
 
 def script(frames: int) -> Callable[[Client], None]:
