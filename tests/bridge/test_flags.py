@@ -7,13 +7,13 @@ from everscene_bridge.protocol import FLAG_CUT, FLAG_DISCONTINUITY
 
 
 def lose_engine(sim: Simulation) -> None:
-    """It fails while it does nothing, and is there again at once."""
+    """It fails while it does nothing, and is there again when all that it had decoded was shown."""
     while sim._engine_busy:
         sim.run(sim.now / MS + 1)
     sim._engine_serial += 1
     sim._engine_busy = True
     sim.timeline.failed("lost")
-    sim.at(sim.now / MS + 10, sim._restart)
+    sim.at(sim.now / MS + 1000, sim._restart)
 
 
 def event_while_paused(sim: Simulation) -> int:
@@ -37,17 +37,19 @@ def test_a_way_back_is_told_though_an_event_discards_its_first_chunk() -> None:
 
 def test_a_discontinuity_is_told_though_an_event_discards_its_first_chunk() -> None:
     sim = Simulation().run(4000)
-    sim.timeline.pause()
     lose_engine(sim)
+    sim.run(sim.now / MS + 900)
+    sim.timeline.pause()
     assert event_while_paused(sim) & FLAG_DISCONTINUITY
 
 
 def test_a_discontinuity_is_told_though_another_world_comes_before_its_first_chunk() -> None:
     sim = Simulation().run(4000)
-    sim.timeline.pause()
     moment = sim.timeline.moment()
     assert moment is not None
     lose_engine(sim)
+    sim.run(sim.now / MS + 900)
+    sim.timeline.pause()
     sim.run(6000)
     sim.timeline.go_back(moment, same_world=False)
     shown = len(sim.shown)
