@@ -24,7 +24,7 @@ from everscene_engine.bench_machine import clocks, machine
 from everscene_engine.bench_profile import kernel_times
 from everscene_engine.bench_run import World, compare, make_world
 from everscene_engine.errors import ConfigError
-from everscene_engine.precision import ATTENTIONS, KV_FORMATS, PATHS, PRECISIONS, eight_bit_kernel
+from everscene_engine.precision import ATTENTIONS, KV_FORMATS, PATHS, PRECISIONS, device_of, eight_bit_kernel
 from everscene_engine.random_models import DECODERS
 
 
@@ -70,7 +70,12 @@ class BenchOptions:
 
     @property
     def place(self) -> torch.device:
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return device_of(self.device)
+
+    @property
+    def fast(self) -> bool:
+        """Whether the transformer goes the fast path."""
+        return self.path == "fast" or (self.path == "auto" and self.place.type == "cuda")
 
 
 Result = dict[str, Any]

@@ -22,7 +22,7 @@ from everscene_engine.leading_stream import LeadingStream
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
 from everscene_engine.port import put
-from everscene_engine.precision import device_of_decoder
+from everscene_engine.precision import Formats, check_device, device_of_decoder
 from everscene_engine.random_models import random_conditioning, random_decoder, random_transformer, resized
 from everscene_engine.rank_processes import RankProcesses, check_ranks, other_ranks, ranks_with
 from everscene_engine.stopwatch import Mark, Stopwatch
@@ -251,6 +251,7 @@ def make_world(options: BenchOptions) -> World:
     """The model of the options, ready to run. Raises ConfigError; RankLost from one of several GPUs."""
     chosen = preset(options.model)
     place = options.place
+    check_device(place, Formats(options.precision, options.kv, options.attention, options.fast))
     check_ranks(options.gpus, chosen.transformer.heads, place)
     with other_ranks(options.gpus, place, partial(_other_stream, options)) as others:
         plain = random_transformer(chosen, place, best_dtype(place))
@@ -267,7 +268,7 @@ def _other_stream(options: BenchOptions, ranks: Ranks, place: torch.device) -> L
 
 def _on_path(plain: WanTransformer, options: BenchOptions, ranks: Ranks) -> WanTransformer:
     plain.ranks = ranks
-    if options.path == "plain" or (options.path == "auto" and options.place.type != "cuda"):
+    if not options.fast:
         if options.precision in FORMATS:
             store_linears(plain, options.precision)
         return plain

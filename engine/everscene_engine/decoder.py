@@ -9,13 +9,13 @@ A rollback puts the stream back to an earlier latent frame. The decoder follows 
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from everscene_engine.autoencoder import Autoencoder, Memory
+from everscene_kernels.launch import has_kernels
 
 OPAQUE = 255
 
@@ -128,7 +128,8 @@ class DecoderElsewhere:
 
     def feed(self, latents: Tensor) -> Tensor:
         """As the decoder's own, for latents of any device."""
-        return self._decoder.feed(latents.to(self._device, non_blocking=True))
+        queued = self._device.type == "cuda"  # a copy to the host must be there before it is read
+        return self._decoder.feed(latents.to(self._device, non_blocking=queued))
 
     def reset(self) -> None:
         """The decoder's own."""
@@ -159,7 +160,7 @@ def frames_to_rgba8(frames: Tensor) -> Tensor:
         frames = frames[0]
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames {tuple(frames.shape)} must be [T, 3, H, W] or [1, T, 3, H, W]")
-    if frames.is_cuda and find_spec("triton") is not None:
+    if has_kernels(frames, dtype=None):
         from everscene_kernels import pictures_triton  # the same in one pass
 
         return pictures_triton.rgba8(frames)

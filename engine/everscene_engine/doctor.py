@@ -69,7 +69,7 @@ def fit_finding(preset: Preset, here: Machine) -> Finding:
         return Finding(what, "ok", f"{need(preset, 'bf16', 'bf16').total / 1e9:.1f} GB")
     sizes = {pair: need(preset, *pair).total for pair in _pairs(here)}
     table = ", ".join(f"{precision} + {kv} cache {size / 1e9:.0f}" for (precision, kv), size in sizes.items())
-    least = need(preset, "nvfp4", "nvfp4", "tiny", text=False).total
+    least = min(need(preset, *pair, "tiny", text=False).total for pair in sizes)
     found = f"about, in GB with the whole VAE and the text encoder: {table}; least of all {least / 1e9:.0f}"
     if here.capability is None:
         return Finding(what, "note", found, f"{preset.name} needs a GPU; without one take pocket")
@@ -95,5 +95,6 @@ def weights_finding(preset: Preset, found: Sequence[str], missing: Sequence[str]
 
 
 def _pairs(here: Machine) -> list[tuple[str, str]]:
-    precisions = [one for one in ("bf16", "fp8", "nvfp4") if one != "fp8" or here.has_fp8 or here.capability is None]
-    return [(precision, kv) for precision in precisions for kv in ("bf16", "nvfp4")]  # the others take as much
+    four = ["nvfp4"] if here.stores_nvfp4 else []
+    eight = ["fp8"] if here.has_fp8 or here.capability is None else []
+    return [(precision, kv) for precision in ("bf16", *eight, *four) for kv in ("bf16", *four)]  # others take as much

@@ -4,6 +4,7 @@
     compute capability 10.0 and up         as below; w4a4: NVFP4 times NVFP4         fp8
     compute capability 8.9 and up          bf16; fp8; nvfp4, multiplied in FP8       fp8
     older                                  bf16; nvfp4, multiplied in bf16           bf16
+    any, without Triton (Windows)          as above without nvfp4                    fp8 or bf16
     CPU                                    bf16 or float32; nvfp4, to save memory    bf16
 
 The KV cache is in bf16 or nvfp4 on each of them, or nvfp4-smooth: with its keys smoothed. `auto` takes bf16 for it, and
@@ -39,6 +40,11 @@ class Machine:
     @property
     def has_fp8(self) -> bool:
         return self.capability is not None and self.capability >= FIRST_CAPABILITY
+
+    @property
+    def stores_nvfp4(self) -> bool:
+        """Whether it can read weights and a cache in NVFP4: on a GPU kernels do."""
+        return self.capability is None or self.triton
 
     @property
     def has_fp4(self) -> bool:
@@ -92,12 +98,16 @@ def choose(
     if attention != "bf16" and not fast:
         raise ConfigError(f"attention {attention!r} is of the fast path alone, on a GPU; use bf16")
     best = "fp8" if machine.has_fp8 and not small else "bf16"
-    precisions = [precision] if precision != "auto" else [best, "nvfp4"]
+    four = ["nvfp4"] if machine.stores_nvfp4 else []
+    precisions = [precision] if precision != "auto" else [best, *four]
     if precision == "auto" and stored is not None:
-        precisions = [one for one in ("fp8", "nvfp4") if one in stored and (one != "fp8" or machine.has_fp8)]
+        eight = ["fp8"] if machine.has_fp8 else []
+        precisions = [one for one in (*eight, *four) if one in stored]
+        if not precisions and "nvfp4" in stored:
+            raise ConfigError("there are weights in nvfp4, which on a GPU needs Triton: pip install everscene[kernels]")
         if not precisions:
             raise ConfigError("there are weights in fp8 alone, which this device cannot multiply; use others")
-    kvs = [kv] if kv != "auto" else ["bf16"] if attention != "bf16" else ["bf16", "nvfp4"]
+    kvs = [kv] if kv != "auto" else ["bf16"] if attention != "bf16" else ["bf16", *four]
     if machine.capability is None or small:
         return Formats(precisions[0], kvs[0], attention, fast)
     both = [(one, other) for one in precisions for other in kvs]
@@ -119,7 +129,7 @@ def _check(machine: Machine, precision: str, kv: str, attention: str, path: str)
         return
     if path == "fast" and not machine.triton:
         raise ConfigError("the fast path needs Triton: pip install everscene[kernels]; or use the plain path")
-    if not machine.triton and (precision == "nvfp4" or kv.startswith("nvfp4")):
+    if not machine.stores_nvfp4 and (precision == "nvfp4" or kv.startswith("nvfp4")):
         raise ConfigError("nvfp4 on a GPU needs Triton: pip install everscene[kernels]; or use bf16")
     if not machine.has_fp8 and (precision == "fp8" or attention in ("fp8", "cudnn", "triton")):
         have = ".".join(map(str, machine.capability))
@@ -136,7 +146,9 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise ConfigError(f"there is no device {name!r}; it is cpu, cuda, or cuda:1 for the second GPU") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"there is no device {name!r}; it is cpu, cuda, or cuda:1 for the second GPU")
     gpus = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ConfigError(f"there is no device {name!r}: torch {torch.__version__} sees {gpus or 'no'} GPUs here")

@@ -13,7 +13,7 @@ from everscene_engine.errors import ConfigError
 from everscene_engine.live import LiveEngine
 from everscene_engine.models.presets import Preset, preset
 from everscene_engine.pocket import best_dtype
-from everscene_engine.precision import device_of, device_of_decoder
+from everscene_engine.precision import Formats, check_device, device_of, device_of_decoder
 from everscene_engine.random_models import PROMPT_TOKENS, WAN_TEXT_DIM, random_decoder, random_transformer
 from everscene_engine.rank_processes import check_ranks, other_ranks, ranks_with
 from everscene_engine.stream import LatentStream
@@ -94,6 +94,7 @@ def load_random(
     chosen = preset(model)
     chosen = replace(chosen, stream=chosen.stream.with_recache_depth(recache_depth))
     place = device_of(device)
+    check_device(place, Formats(fast=path != "plain"))
     check_ranks(gpus, chosen.transformer.heads, place)
     dtype = best_dtype(place)
     decoder_place = device_of_decoder(decoder_device, place)

@@ -6,12 +6,14 @@ position · 10000^(−k/P). Angles are float64, so a stream of weeks has exact o
 (The layout of Wan 2.1 and 2.2.)
 """
 
+from contextlib import nullcontext
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from everscene_kernels.launch import has_kernels
 
 THETA = 10000.0
 
@@ -91,7 +93,8 @@ def rotate_into(x: Tensor, turn: Rotation, out: Tensor) -> None:
     if _has_kernel(x, out):
         from everscene_kernels import fused_triton
 
-        fused_triton.turn_keys(x, *turn, out)
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+            fused_triton.turn_keys(x, *turn, out)
     else:
         out.copy_(rotate(x, turn))
 
@@ -99,4 +102,4 @@ def rotate_into(x: Tensor, turn: Rotation, out: Tensor) -> None:
 def _has_kernel(x: Tensor, out: Tensor) -> bool:
     if x.requires_grad or out.requires_grad:
         return False  # it has no gradient
-    return x.is_cuda and x.dtype == out.dtype == torch.bfloat16 and find_spec("triton") is not None
+    return has_kernels(x, out)

@@ -12,7 +12,6 @@ the denoiser makes them, mean 0 and deviation 1. Inside, time is folded into the
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from everscene_engine.decoder import DecoderState, kind_of
 from everscene_engine.errors import CheckpointError
+from everscene_kernels.launch import has_kernels
 
 FIRST_BLOCK = 3  # its place among the modules; before it: a clamp, a convolution, a rectifier
 LATENT_BOUND = 3.0
@@ -113,7 +113,7 @@ class MemoryBlock(nn.Module):
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """x and the frames one earlier, both [T·B, c, h, w]."""
         joined = torch.cat([x, before], dim=1)
-        if not _has_kernels(x):
+        if not has_kernels(x):
             return F.relu(x + self.conv(joined))
         convs = [part for part in self.conv if isinstance(part, nn.Conv2d)]
         for conv in convs:
@@ -176,7 +176,7 @@ class TinyDecoderNetwork(nn.Module):
             elif isinstance(part, nn.Upsample):
                 larger = part
             elif isinstance(part, Grow):  # a 1×1 convolution comes to the same before doubling: a quarter of the work
-                x = _doubled(part.conv(x), part.times) if clips == 1 and _has_kernels(x) else larger(part(x, clips))
+                x = _doubled(part.conv(x), part.times) if clips == 1 and has_kernels(x) else larger(part(x, clips))
             else:
                 x = part(x)
         return F.pixel_shuffle(x, self.config.patch), tuple(kept)
@@ -222,11 +222,6 @@ class TinyDecoder:
     def restore(self, state: DecoderState) -> None:
         """Go back to a snapshot."""
         self._latent_frames, self._memory = state.latent_frames, state.tensors
-
-
-def _has_kernels(x: Tensor) -> bool:
-    """Whether our kernels take over between the convolutions."""
-    return x.is_cuda and x.dtype == torch.bfloat16 and find_spec("triton") is not None
 
 
 def _rectified(x: Tensor, conv: nn.Conv2d, other: Tensor | None) -> Tensor:

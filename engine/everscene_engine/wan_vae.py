@@ -6,7 +6,6 @@ take note that it passed. So it is decoded alone; any number of later latent fra
 frames each, and the result does not depend on how many did. (Wan 2.1, 2.2 and the pruned 2.2 differ in sizes alone.)
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from everscene_engine.decoder import DecoderState, kind_of
 from everscene_engine.errors import ConfigError
+from everscene_kernels.launch import has_kernels
 
 _PASSED = "Rep"  # diffusers' own mark for "the first latent frame passed here"
 
@@ -66,8 +66,7 @@ class WanVAE:
         self._weight = weight
         self.kind = kind_of("wan", network)
         self._places = sum(type(module).__name__ == "WanCausalConv3d" for module in network.decoder.modules())
-        can = weight.is_cuda and weight.dtype == torch.bfloat16 and find_spec("triton") is not None
-        self._quick = can if quick is None else quick
+        self._quick = has_kernels(weight) if quick is None else quick
         if self._quick:
             from everscene_engine.fast_vae import quicken  # its kernels need Triton
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from everscene_kernels.fused_triton import _e4m3
-from everscene_kernels.nvfp4_triton import _check_device
+from everscene_kernels.launch import check_launch
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 FP8_SHIFT = 8  # powers of two by which probabilities in E4M3 are kept larger
@@ -152,7 +152,7 @@ def _run(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> None:
-    _check_device(q)
+    check_launch(q)
     for name, part in (("q", q), ("k", k), ("v", v)):
         if part.dtype != dtype or part.dim() != 3 or part.shape[1:] != q.shape[1:]:
             raise ValueError(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from everscene_kernels.fp8 import FP8Rows
 from everscene_kernels.fused import Affine, Modulation
-from everscene_kernels.nvfp4_triton import _bf16_bits, _check_device, _e4m3_code, _rounded
+from everscene_kernels.launch import check_launch
+from everscene_kernels.nvfp4_triton import _bf16_bits, _e4m3_code, _rounded
 
 # The interpreter's own conversions round otherwise, or not at all: there, convert on the bits.
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -297,7 +298,7 @@ def turn_keys(made: Tensor, cos: Tensor, sin: Tensor, out: Tensor, eight: Tensor
     made, out, eight: [B, tokens, H, E]; out and eight may be places in a cache. The keys of a clip must lie together in
     each, and all of `made`. Raises ValueError where something does not fit.
     """
-    _check_device(made)
+    check_launch(made)
     if made.dim() != 4 or made.shape[-1] % 2 or made.dtype != torch.bfloat16 or not made.is_contiguous():
         raise ValueError(f"keys are contiguous bfloat16 [B, tokens, H, E], not {made.dtype} {tuple(made.shape)}")
     _check_place("out", out, made, torch.bfloat16)
@@ -332,7 +333,7 @@ def _outputs(rows: int, columns: int, device: torch.device, fp8: bool) -> tuple[
 
 
 def _check_rows(x: Tensor, *others: Any) -> None:
-    _check_device(x)
+    check_launch(x)
     for part in (x, *others):
         if part is None:
             continue

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from everscene_kernels import nvfp4
 from everscene_kernels.fused_triton import _e4m3
+from everscene_kernels.launch import check_launch
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor
 from everscene_kernels.nvfp4_triton import (
     WORDS,
     _block_scales,
-    _check_device,
     _e2m1_value,
     _word_places,
     _words,
@@ -41,7 +41,7 @@ def fp8_values(weight: NVFP4Tensor, inverses: Tensor, out: Tensor) -> None:
 
     Raises ValueError for an out of another size, and for CPU tensors outside the interpreter.
     """
-    _check_device(weight.values)
+    check_launch(weight.values)
     if tuple(out.shape) != weight.shape or out.dtype != torch.uint8 or not out.is_contiguous():
         raise ValueError(f"out must be contiguous uint8 {weight.shape}, not {out.dtype} {tuple(out.shape)}")
     width, words = weight.scales.shape[1], 2 * weight.scales.numel()

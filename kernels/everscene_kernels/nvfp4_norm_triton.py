@@ -12,10 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from everscene_kernels import before_linear, nvfp4
+from everscene_kernels.launch import check_launch
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor, Rule
 from everscene_kernels.nvfp4_triton import (
     _bits,
-    _check_device,
     _finite_max,
     _outputs,
     _pair_sum,
@@ -109,7 +109,7 @@ def quantize_norm(
     """
     nvfp4.check_rule(rule)
     before_linear.check_modulation(x, scale, shift)
-    _check_device(x)
+    check_launch(x)
     rows, columns = x.shape
     out = _outputs(tuple(x.shape), x.device, rule, out)
     if rows == 0:

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from everscene_kernels import before_linear, nvfp4
+from everscene_kernels.launch import check_launch
 from everscene_kernels.nvfp4 import BLOCK, NVFP4Tensor, Rule
 
 TILE = 128  # blocks of 16 in a program that quantises
@@ -346,7 +347,7 @@ def dequantize(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16, out: Te
     dtype: bfloat16 or float32. out: contiguous, of the tensor's shape and dtype, filled and returned; None makes it.
     Raises ValueError for another dtype, for an out that does not fit, and for CPU tensors outside the interpreter.
     """
-    _check_device(tensor.values)
+    check_launch(tensor.values)
     out = torch.empty(tensor.shape, dtype=dtype, device=tensor.values.device) if out is None else out
     if out.dtype not in (torch.bfloat16, torch.float32):
         raise ValueError(f"NVFP4 is dequantised to bfloat16 or float32 here, not {out.dtype}")
@@ -365,7 +366,7 @@ def dequantize(tensor: NVFP4Tensor, dtype: torch.dtype = torch.bfloat16, out: Te
 def _quantize_elements(
     x: Tensor, rule: Rule, amax: Tensor | None, out: NVFP4Tensor | None, gelu: bool
 ) -> NVFP4Tensor:  # fmt: skip
-    _check_device(x)
+    check_launch(x)
     out = _outputs(tuple(x.shape), x.device, rule, out)
     blocks, width = out.scales.numel(), out.scales.shape[1]
     if amax is not None:
@@ -413,8 +414,3 @@ def _bits(x: Tensor) -> Tensor:
 def _words(tensor: NVFP4Tensor) -> Tensor:
     """Its codes, eight to an int32."""
     return tensor.values.contiguous().view(torch.int32)
-
-
-def _check_device(x: Tensor) -> None:
-    if not (x.is_cuda or triton.knobs.runtime.interpret):
-        raise ValueError("Triton kernels take CUDA tensors; for the CPU use everscene_kernels.nvfp4, the same numbers")

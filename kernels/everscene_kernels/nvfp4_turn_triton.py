@@ -12,12 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from everscene_kernels import nvfp4
+from everscene_kernels.launch import check_launch
 from everscene_kernels.nvfp4 import NVFP4Tensor
 from everscene_kernels.nvfp4_triton import (
     WORDS,
     _bf16_bits,
     _block_scales,
-    _check_device,
     _e2m1_value,
     _rounded,
     _words,
@@ -54,7 +54,7 @@ def dequantize_turned(tensor: NVFP4Tensor, cos: Tensor, sin: Tensor, out: Tensor
     tensor: heads [.., E], E a multiple of 16. cos, sin: float32 [1, E/2], the same for each head of each token. Raises
     ValueError where these do not fit, and for CPU tensors outside the interpreter.
     """
-    _check_device(tensor.values)
+    check_launch(tensor.values)
     columns, width, words = tensor.shape[-1], tensor.scales.shape[1], 2 * tensor.scales.numel()
     if tuple(out.shape) != tensor.shape or not out.is_contiguous() or cos.numel() * 2 != columns or columns % 16:
         raise ValueError(f"heads {tensor.shape} do not fit {tuple(out.shape)} turned by {tuple(cos.shape)}")

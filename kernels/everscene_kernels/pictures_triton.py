@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from everscene_kernels.fused_triton import INTERPRETED, _inverse
-from everscene_kernels.nvfp4_triton import _check_device
+from everscene_kernels.launch import check_launch
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _NUMBERS = 4096  # of a program
@@ -118,7 +118,7 @@ def _rgba8_kernel(
 
 def rgba8(frames: Tensor) -> Tensor:
     """Frames [T, 3, H, W] in −1..1, of any float dtype and strides → uint8 [T, H, W, 4], as `frames_to_rgba8`."""
-    _check_device(frames)
+    check_launch(frames)
     count, _, height, width = frames.shape
     out = torch.empty(count, height, width, 4, dtype=torch.uint8, device=frames.device)
     pixels = count * height * width
@@ -197,6 +197,6 @@ def _tile(columns: int) -> tuple[int, int]:
 
 
 def _check(x: Tensor) -> None:
-    _check_device(x)
+    check_launch(x)
     if x.dtype != torch.bfloat16 or x.dim() != 4 or not x.is_contiguous():
         raise ValueError(f"frames are contiguous bfloat16 [T, H, W, C] here, not {x.dtype} {tuple(x.shape)}")

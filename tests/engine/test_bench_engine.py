@@ -45,6 +45,12 @@ def test_a_size_is_in_pixels_and_whole_tokens() -> None:
         resized(stream, "big")
 
 
+def test_the_fast_path_is_measured_on_the_first_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="our kernels run on the first GPU, not on cuda:1"):
+        make_world(BenchOptions(device="cuda:1"))
+
+
 def test_options_come_from_a_command_line() -> None:
     options = parse(["--model", "pocket", "--steps", "2", "--no-graphs", "--chunks", "7"])
     assert (options.model, options.steps, options.graphs, options.chunks) == ("pocket", 2, False, 7)

@@ -40,6 +40,20 @@ def test_latents_come_to_the_decoders_device() -> None:
     assert inner.given[0].device == META and frames.shape == (1, 2, 4, 3, 3)
 
 
+@pytest.mark.parametrize(("device", "queued"), [("cpu", False), ("cuda:1", True)])
+def test_latents_are_queued_for_a_gpu_alone(device: str, queued: bool) -> None:
+    """A copy to the host that is queued may be read before it is there."""
+    asked: list[bool] = []
+
+    class Latents:
+        def to(self, place: torch.device, non_blocking: bool) -> Tensor:
+            asked.append(non_blocking)
+            return torch.zeros(1)
+
+    DecoderElsewhere(Noting(), torch.device(device)).feed(Latents())  # type: ignore[arg-type]
+    assert asked == [queued]
+
+
 def test_a_state_from_host_memory_comes_to_the_decoders_device() -> None:
     inner = Noting()
     DecoderElsewhere(inner, META).restore(DecoderState(1, (torch.zeros(3),)))

@@ -52,6 +52,12 @@ def test_a_model_fits_or_the_doctor_says_what_to_do(gigabytes: int, state: str, 
     assert finding.state == state and words in finding.found + finding.advice
 
 
+def test_without_triton_no_formats_are_counted_that_need_it() -> None:
+    finding = doctor.fit_finding(LARGE, Machine((9, 0), 42e9, False))
+    assert "nvfp4" not in finding.found
+    assert finding.state == "note" and "--decoder tiny" in finding.advice
+
+
 def test_without_a_gpu_a_large_model_is_not_for_this_machine() -> None:
     assert "take pocket" in doctor.fit_finding(LARGE, Machine()).advice
     assert doctor.fit_finding(preset("pocket"), Machine()).state == "ok"

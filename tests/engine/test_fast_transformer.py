@@ -1,8 +1,10 @@
 """The fast path against the plain one, in Triton's interpreter where there is no GPU."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install evers
 import triton
 
 from everscene_engine.fast_transformer import accelerated
+from everscene_kernels import fused_triton
 
 DEVICE = torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
 CONFIG = TransformerConfig(dim=64, ffn_dim=96, layers=2, heads=2, channels=4, text_dim=16, freq_dim=32)
@@ -163,6 +166,17 @@ def test_a_sink_presented_later_by_the_kernel_has_the_keys_of_the_plain_path(
         cache.present(sink, 400)
         keys.append(cache.keys[0].view(torch.int16))
     assert torch.equal(keys[0], keys[1])
+
+
+def test_keys_on_another_gpu_are_turned_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current GPU. Faked: there is one GPU here, or none."""
+    current: list[str] = []
+    monkeypatch.setattr(rope, "_has_kernel", lambda x, out: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext(current.append(place)))
+    monkeypatch.setattr(fused_triton, "turn_keys", lambda *_: current.append("launched"))
+    keys: Any = SimpleNamespace(is_cuda=True, device="cuda:1")
+    rope.rotate_into(keys, rope.time_shift(1, 32, torch.device("cpu")), keys)
+    assert current == ["cuda:1", "launched"]
 
 
 @torch.no_grad()

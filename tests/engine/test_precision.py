@@ -48,6 +48,14 @@ def test_auto_takes_the_weights_that_are_there() -> None:
         choose(CPU, stored=["fp8"])
 
 
+def test_auto_takes_no_nvfp4_on_a_gpu_without_triton() -> None:
+    found = choose(BARE, fits=lambda precision, kv: False)
+    assert (found.precision, found.kv) == ("fp8", "bf16")
+    assert choose(BARE, stored=["fp8", "nvfp4"]).precision == "fp8"
+    with pytest.raises(ConfigError, match="nvfp4, which on a GPU needs Triton"):
+        choose(BARE, stored=["nvfp4"])
+
+
 @pytest.mark.parametrize(
     ("machine", "asked", "words"),
     [
@@ -109,6 +117,8 @@ def test_memory_is_known_for_every_decoder_that_can_be_loaded() -> None:
     [
         ("cuda:99", "'cuda:99': torch .* sees .* GPUs here"),
         ("gpu", "there is no device 'gpu'; it is cpu, cuda, or cuda:1"),
+        ("mps", "there is no device 'mps'; it is cpu, cuda, or cuda:1"),
+        ("meta", "there is no device 'meta'; it is cpu, cuda, or cuda:1"),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(name: str, says: str) -> None:

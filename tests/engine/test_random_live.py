@@ -26,3 +26,9 @@ def test_a_prompt_has_one_embedding() -> None:
 def test_what_cannot_be_is_refused(path: str, decoder: str | None) -> None:
     with pytest.raises(ConfigError):
         load_random("pocket", path, device="cpu", decoder=decoder)
+
+
+def test_its_fast_path_is_for_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="our kernels run on the first GPU, not on cuda:1"):
+        load_random("longlive2-5b", "fp8", device="cuda:1")

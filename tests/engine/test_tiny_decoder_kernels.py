@@ -21,10 +21,10 @@ def test_frames_are_those_of_the_plain_layers(name: str, monkeypatch: pytest.Mon
     plain, quick = (random_decoder(name, preset("longlive2-5b"), DEVICE, torch.bfloat16) for _ in range(2))
     assert exact is not None and plain is not None and quick is not None
     for part in latents.split([1, 2], dim=1):
-        monkeypatch.setattr(tiny_decoder, "_has_kernels", lambda x: False)
+        monkeypatch.setattr(tiny_decoder, "has_kernels", lambda x: False)
         wanted = exact.feed(part)
         rounded = plain.feed(part.bfloat16()).float()
-        monkeypatch.setattr(tiny_decoder, "_has_kernels", lambda x: True)
+        monkeypatch.setattr(tiny_decoder, "has_kernels", lambda x: True)
         found = quick.feed(part.bfloat16()).float()
         assert found.shape == wanted.shape
         assert (found - wanted).norm() < 1.5 * (rounded - wanted).norm() + 1e-3
