@@ -1,4 +1,5 @@
-"""What every test run says at its end; and Triton's interpreter, where there is no GPU to run kernels on."""
+"""What every test run says at its end; how long a slow test may take; and Triton's interpreter, where there is no GPU to
+run kernels on."""
 
 import os
 from collections import Counter
@@ -10,6 +11,17 @@ import pytest
 # asked for a GPU, because importing it here would make every test of the bridge wait for it.
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+SLOW_S = 3600
+"""Seconds. The slowest, `make test-replay`, takes a quarter of an hour where nothing else runs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives slow tests more time than pyproject.toml gives the others."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
