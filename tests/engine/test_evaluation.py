@@ -1,25 +1,31 @@
 """The evaluation of the pocket model: that clips side by side are live streams, and that figures are what was read."""
 
+import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from everscene_engine.autoencoder import Autoencoder
-from everscene_engine.config import StreamConfig, TransformerConfig
+from everscene_engine.checkpoint import low_rank_for
+from everscene_engine.config import POCKET_STREAM, StreamConfig, TransformerConfig
 from everscene_engine.decoder import PocketDecoder
-from everscene_engine.pocket import PocketModel
+from everscene_engine.pocket import WEIGHTS, PocketModel
 from everscene_engine.stored_linear import format_of
 from everscene_engine.stream import LatentStream
 from everscene_engine.text import PocketTextConfig, PocketTextEncoder
-from everscene_engine.training.world.captions import VOCABULARY
-from everscene_engine.training.world.names import MOMENTS, Attributes
+from everscene_engine.training.world.captions import VOCABULARY, parse_attributes
+from everscene_engine.training.world.names import HELD_OUT_SUBJECTS, MOMENTS, Attributes
 from everscene_engine.transformer import WanTransformer
 from tests.judges import plays as ask
+from tests.judges.conditions import conditions
 from tests.judges.distance import chunks_from_noise, past_of, perceptual_distance, psnr
-from tests.judges.figures import Tally, table
+from tests.judges.evaluate import Examiner, Size, add_options, model_of
+from tests.judges.figures import Tally, over_time, table
 from tests.judges.formats import DequantizedCache, in_precision
 from tests.judges.networks import AttributeReader
 from tests.judges.plays import CHUNKS_BEFORE, Play
@@ -160,6 +166,38 @@ def test_one_seed_has_no_error() -> None:
     assert text.splitlines()[-1] == "| frames until it is read | 6.000 |  |"
 
 
+def test_mean_and_least_over_time_are_of_all_readings() -> None:
+    tallies = {}
+    for second, values in (("2 s", (1, 0)), ("30 s", (0, 0))):
+        tallies[second] = Tally()
+        tallies[second].add_all("same subject", (0, 1), values)
+    figures = over_time({second: tally.figures() for second, tally in tallies.items()})
+    assert figures["mean"]["same subject"].seeds == (0.5, 0.0)
+    assert figures["least"]["same subject"].mean == 0.0
+
+
+def test_a_report_says_under_what_conditions_it_came_about(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(["--out", str(tmp_path), "--device", "cpu", "--wording", "varied", "--commit", "abc"])
+    head = conditions(options, 4, None)
+    (tmp_path / "text-1-of-1.safetensors").write_bytes(b"other")
+    options.weights = tmp_path
+    other = conditions(options, 4, 1)
+    assert (head["commit"], head["wording"], head["recache_depth"]) == ("abc", "varied", "all")
+    assert head["low_rank"] == low_rank_for(WEIGHTS, 4) and other["low_rank"] is None
+    assert head["weights_sha256"] != other["weights_sha256"]
+    assert head["processor"] and head["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("given", "depth"), [([], POCKET_STREAM.recache_depth), (["--recache-depth", "0"], None)])
+def test_the_model_is_recached_as_it_is_served_unless_said_otherwise(given: list[str], depth: int | None) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(["--out", "x", "--device", "cpu", *given])
+    assert model_of(options).stream.recache_depth == depth
+
+
 def test_shares_stand_in_per_cent() -> None:
     tally = Tally()
     for seed, value in ((0, 1.0), (1, 0.5)):
@@ -241,6 +279,60 @@ def test_prompts_of_a_series_name_the_subject_once_or_always() -> None:
         play = ask.series(3, 1, 2, named)[0]
         assert play.at(0).subject in play.prompt(0)
         assert (play.at(20).subject in play.prompt(20)) == named
+
+
+def test_held_out_subjects_are_asked_for_equally_often() -> None:
+    for make in (ask.held_out_switches, ask.held_out_subject_switches):
+        pairs = Counter((play.at(0).subject, play.at(0).colour) for play in make(0, 18))
+        assert pairs == dict.fromkeys(HELD_OUT_SUBJECTS, 6)
+
+
+def test_held_out_subjects_are_asked_for_in_seen_scenes_too() -> None:
+    for play in ask.held_out_subject_switches(2, 18):
+        assert play.group == ask.HELD_OUT_SUBJECT
+        assert not any(attributes.scene_held_out for _, attributes in play.changes)
+
+
+def test_each_held_out_pair_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    plays = ask.held_out_subject_switches(0, 3)
+    script = Scripted([[reading(p.at(n), subject=k > 0) for k, p in enumerate(plays)] for n in range(40)])
+    figures = ask_switches(script, judges_of(script, monkeypatch), plays, (1.0,), show)
+    rows = {name: figure.mean for name, figure in figures.items() if "same subject, " in name}
+    group = "held-out subject, seen scene: same subject"
+    assert rows == {f"{group}, blue fox 1 s": 0, f"{group}, yellow robot 1 s": 1, f"{group}, green balloon 1 s": 1}
+
+
+def asked_by(question: str, varied: bool) -> list[Play]:
+    """The plays that an examiner puts to its source."""
+    asked: list[Play] = []
+
+    def source(plays: Sequence[Play], *_: object) -> Scripted:
+        asked.extend(plays)
+        raise LookupError
+
+    size = Size((0, 1), 4, 3, 4, 4, 2, 2, 30.0, (1.0,), varied)
+    with pytest.raises(LookupError):
+        getattr(Examiner(None, size, source, lambda way: show), question)("recache")  # type: ignore[arg-type]
+    return asked
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_a_series_that_does_not_name_the_subject_again_is_else_the_same(varied: bool) -> None:
+    asked = asked_by("series", varied)
+    named = [play for play in asked if play.named]
+    assert [replace(play, named=True) for play in asked if not play.named] == named
+    assert [play.seed for play in named] == [0, 0, 1, 1]
+
+
+def test_varied_words_say_the_same_whole_subject_included() -> None:
+    plays = ask.varied(ask.switches(0) + ask.held_out_switches(0, 18))
+    asked = [(play.prompt(n), play.at(n)) for play in plays for n in (0, CHUNKS_BEFORE)]
+    for prompt, wanted in asked:
+        read = parse_attributes(prompt)
+        assert all(getattr(wanted, name) == value for name, value in read.items())
+        assert {"setting", "time", "subject", "colour"} <= set(read)
+    assert {parse_attributes(prompt).get("intensity") for prompt, _ in asked} == {None, "light", "heavy"}
+    assert plays[0].prompt(0) == plays[0].prompt(CHUNKS_BEFORE - 1)
 
 
 def test_every_ordered_pair_is_asked_for() -> None:

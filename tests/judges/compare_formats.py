@@ -3,8 +3,8 @@
     PYTHONPATH=engine:bridge:kernels:. python -m tests.judges.compare_formats --steps 2 --out runs/formats
 
 A format is that of the linears, or that and of the KV cache: bf16, fp8, nvfp4, nvfp4+nvfp4. The distance is to the
-first that is named. `formats.py` tells what is computed how. Prints a Markdown table and writes it with all figures to
-`--out`.
+first that is named. `formats.py` tells what is computed how. Prints a Markdown table, and writes it with all figures to
+`--out` after each format.
 """
 
 import argparse
@@ -13,10 +13,10 @@ import time
 
 import torch
 
-from everscene_engine.pocket import PocketModel, best_dtype, load_pocket
 from tests.judges import plays as ask
+from tests.judges.conditions import conditions
 from tests.judges.distance import chunks_from_noise, distances, past_of
-from tests.judges.evaluate import Examiner, add_options, model_source, size_of
+from tests.judges.evaluate import Examiner, add_options, model_of, model_source, size_of
 from tests.judges.figures import Figure, table
 from tests.judges.formats import in_precision
 from tests.judges.reader import load
@@ -28,9 +28,10 @@ def chosen(switched: dict[str, Figure], steady: dict[str, dict[str, Figure]]) ->
     """The figures that the table has, of all that were measured."""
     rows = {name: figure for name, figure in switched.items() if "new attribute of any kind" in name}
     rows |= {name: figure for name, figure in switched.items() if "same subject" in name or "not changed" in name}
-    for second in (next(iter(steady)), list(steady)[-1]):
+    first, *_, last, mean, _ = steady
+    for second in (first, last, mean):
         for name in ("setting, time and weather", "subject there", "same subject"):
-            rows[f"one prompt, after {second}: {name}"] = steady[second][name]
+            rows[f"one prompt, {second}: {name}"] = steady[second][name]
     return rows
 
 
@@ -45,17 +46,13 @@ def main() -> None:
     device = torch.device(options.device)
     judges, size = load(options.judges, device), size_of(options)
 
-    def model_in(precision: str) -> PocketModel:
-        model = load_pocket(device, best_dtype(device), options.weights, options.steps)
-        return in_precision(model, precision)
-
     noise_plays = size.plays(lambda seed: ask.steady(seed, options.noise_clips))
     columns: dict[str, dict[str, Figure]] = {}
     reference: tuple[torch.Tensor, torch.Tensor] | None = None
     for name in options.formats.split(","):
         start = time.monotonic()
         precision, _, kv = name.partition("+")
-        model, kv = model_in(precision), kv or "bf16"
+        model, kv = in_precision(model_of(options), precision), kv or "bf16"
         if reference is None:
             past = past_of(model, noise_plays, options.steps)
         made = (
@@ -70,11 +67,11 @@ def main() -> None:
             **distances(judges, model.autoencoder, noise_plays, past, reference, made),
         }
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    text = table(columns, list(next(iter(columns.values()))))
-    head = {"steps": options.steps or model.stream.steps, "seeds": options.seeds, "device": str(device)}
-    figures = {name: {row: figure.json() for row, figure in rows.items()} for name, rows in columns.items()}
-    (options.out / "formats.json").write_text(json.dumps({**head, **figures}, indent=1) + "\n")
-    (options.out / "formats.md").write_text(text + "\n")
+        head = conditions(options, options.steps or model.stream.steps, model.stream.recache_depth)
+        figures = {name: {row: figure.json() for row, figure in rows.items()} for name, rows in columns.items()}
+        text = f"{json.dumps(head)}\n\n{table(columns, list(next(iter(columns.values()))))}"
+        (options.out / "formats.json").write_text(json.dumps({**head, **figures}, indent=1) + "\n")
+        (options.out / "formats.md").write_text(text + "\n")
     print(text)
 
 

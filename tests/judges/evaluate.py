@@ -11,7 +11,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from everscene_engine.stream import Transition
 from everscene_engine.training.world.contact_sheet import sheet
 from everscene_engine.training.world.scene import FRAMES_PER_CHUNK
 from tests.judges import plays as ask
-from tests.judges.figures import Figure, table
+from tests.judges.conditions import add_options as add_conditions
+from tests.judges.conditions import conditions
+from tests.judges.figures import Figure, over_time, table
 from tests.judges.formats import in_precision
 from tests.judges.plays import CHUNKS_BEFORE, CHUNKS_BETWEEN, Play
 from tests.judges.questions import (
@@ -52,17 +54,19 @@ class Size:
 
     seeds: tuple[int, ...]
     pairs: int | None  # of the 52 ordered pairs of settings, times and weathers; None: all
-    held_out: int
+    held_out: int  # into held-out scenes, and as many into others with held-out subjects
     moments: int
-    series: int  # clips, half of them with prompts that name the subject once
+    series: int  # clips: half so many plays, with prompts that name the subject always and once
     changes: int
     steady: int
     seconds: float
     seconds_after: tuple[float, ...]
+    varied: bool  # prompts in varied words
 
     def plays(self, make: Callable[[int], list[Play]]) -> list[Play]:
         """The plays of all seeds."""
-        return [play for seed in self.seeds for play in make(seed)]
+        plays = [play for seed in self.seeds for play in make(seed)]
+        return ask.varied(plays) if self.varied else plays
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,12 @@ class Examiner:
 
     def switches(self, transition: Transition) -> dict[str, Figure]:
         size = self.size
-        asked = size.plays(lambda s: ask.switches(s, size.pairs) + ask.held_out_switches(s, size.held_out))
+
+        def all_groups(seed: int) -> list[Play]:
+            never_met = ask.held_out_switches(seed, size.held_out)
+            return ask.switches(seed, size.pairs) + never_met + ask.held_out_subject_switches(seed, size.held_out)
+
+        asked = size.plays(all_groups)
         chunks = CHUNKS_BEFORE + max(WATCHED_CHUNKS, chunk_at(max(size.seconds_after)) + 1)
         source = self.source(asked, chunks, transition, True)
         return ask_switches(source, self.judges, asked, size.seconds_after, self.show(transition))
@@ -88,26 +97,26 @@ class Examiner:
 
     def series(self, transition: Transition) -> dict[str, Figure]:
         size = self.size
-        half = size.series // 2
 
         def both(seed: int) -> list[Play]:
-            named = ask.series(seed, size.series - half, size.changes, named=True)
-            return named + ask.series(seed + 1000, half, size.changes, named=False)
+            named = ask.series(seed, size.series // 2, size.changes, named=True)
+            return named + [replace(play, named=False) for play in named]
 
-        asked = [replace(play, seed=play.seed % 1000) for play in size.plays(both)]
+        asked = size.plays(both)
         source = self.source(asked, (size.changes + 1) * CHUNKS_BETWEEN, transition, True)
         return ask_series(source, self.judges, asked, size.changes, self.show(transition))
 
     def steady(self, sink: bool) -> Columns:
         asked = self.size.plays(lambda s: ask.steady(s, self.size.steady))
         source = self.source(asked, chunk_at(self.size.seconds) + 1, "recache", sink)
-        return ask_steady(source, self.judges, asked, self.size.seconds, self.show("sink" if sink else "no sink"))
+        made = ask_steady(source, self.judges, asked, self.size.seconds, self.show("sink" if sink else "no sink"))
+        return {**made, **over_time(made)}
 
 
 @dataclass(frozen=True)
 class Answers:
     """All figures. by_transition: of switches, moments and series, by question and transition, renders among them.
-    steady: of plays in which nothing changes, by kind and second."""
+    steady: of plays in which nothing changes, by kind and second, with mean and least of all seconds."""
 
     by_transition: Mapping[str, Columns]
     steady: Mapping[str, Columns]
@@ -140,8 +149,8 @@ def _rows(columns: Columns) -> list[str]:
 
 def examine(
     examiner: Examiner, bound: Examiner | None, questions: Iterable[str], transitions: Sequence[Transition]
-) -> Answers:
-    """Ask all. bound: of the renders, None to leave them out."""
+) -> Iterator[Answers]:
+    """Ask all, and tell after each question what has been answered. bound: of the renders, None to leave them out."""
     by_transition: dict[str, Columns] = {}
     steady: dict[str, Columns] = {}
     for question in questions:
@@ -157,7 +166,7 @@ def examine(
                 columns[RENDERS] = getattr(bound, question)("recache")
             by_transition[question] = columns
         print(f"{question}: {time.monotonic() - start:.0f} s", flush=True)
-    return Answers(by_transition, dict(sorted(steady.items(), key=lambda item: item[0] == RENDERS)))
+        yield Answers(by_transition, dict(sorted(steady.items(), key=lambda item: item[0] == RENDERS)))
 
 
 class Sheets:
@@ -212,7 +221,15 @@ def size_of(options: argparse.Namespace) -> Size:
         steady=options.endurance_clips,
         seconds=options.endurance_seconds,
         seconds_after=tuple(float(second) for second in options.seconds_after.split(",")),
+        varied=options.wording == "varied",
     )
+
+
+def model_of(options: argparse.Namespace) -> PocketModel:
+    """The model that the command line asks for, recached as it says."""
+    device = torch.device(options.device)
+    model = load_pocket(device, best_dtype(device), options.weights, options.steps)
+    return replace(model, stream=model.stream.with_recache_depth(options.recache_depth))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -220,11 +237,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the model (default: the shipped one)")
     parser.add_argument("--judges", type=Path, default=JUDGES, help="folder of the judges' weights")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
-    parser.add_argument("--seeds", default="0,1,2")
+    add_conditions(parser)
     parser.add_argument("--pairs", type=int, help="so many of the 52 pairs that a switch can be of (default: all)")
-    parser.add_argument("--held-out-clips", type=int, default=18)
+    parser.add_argument("--held-out-clips", type=int, default=18, help="into held-out scenes, and as many into others")
     parser.add_argument("--moment-clips", type=int, default=16)
     parser.add_argument("--series-clips", type=int, default=16)
     parser.add_argument("--changes", type=int, default=10, help="in a series, one every 6 s")
@@ -241,31 +256,27 @@ def main() -> None:
     parser.add_argument("--questions", default=",".join(QUESTIONS), help="default: %(default)s")
     parser.add_argument("--transitions", default="recache,text,reset")
     parser.add_argument("--no-renders", action="store_true", help="leave the upper bound out")
-    parser.add_argument("--recache-depth", type=int, help="chunks made anew at a switch, newest first (default: all)")
     parser.add_argument("--settle", type=int, default=0, help="clean passes after each chunk, of what that has left")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
-    model = load_pocket(device, best_dtype(device), options.weights, options.steps)
-    model = replace(model, stream=replace(model.stream, recache_depth=options.recache_depth))
-    model = in_precision(model, options.precision)
+    model = in_precision(model_of(options), options.precision)
     judges, size, sheets = load(options.judges, device), size_of(options), Sheets(options.out, SHOWN_CLIPS)
     source = model_source(model, options.steps, options.kv, options.settle)
     examiner = Examiner(judges, size, source, sheets.of("model"))
     bound = None if options.no_renders else Examiner(judges, size, render_source(device), sheets.of(RENDERS))
     questions = list(filter(None, options.questions.split(",")))
-    answers = examine(examiner, bound, questions, options.transitions.split(","))
     head = {
-        "steps": options.steps or model.stream.steps,
-        "precision": options.precision if options.precision != "bf16" else str(best_dtype(device)).split(".")[1],
+        **conditions(options, options.steps or model.stream.steps, model.stream.recache_depth),
+        "precision": options.precision,
         "kv": options.kv,
-        "seeds": list(size.seeds),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "weights": options.weights.name,
+        "settle": options.settle,
     }
-    (options.out / "figures.json").write_text(json.dumps({**head, **answers.json()}, indent=1) + "\n")
-    text = f"{json.dumps(head)}\n\n{answers.markdown()}"
-    (options.out / "figures.md").write_text(text)
+    text = ""
+    for answers in examine(examiner, bound, questions, options.transitions.split(",")):
+        (options.out / "figures.json").write_text(json.dumps({**head, **answers.json()}, indent=1) + "\n")
+        text = f"{json.dumps(head)}\n\n{answers.markdown()}"
+        (options.out / "figures.md").write_text(text)
     print(text)
 
 

@@ -21,6 +21,22 @@ class Figure:
         return {"mean": round(self.mean, 4), "error": error, "seeds": [round(value, 4) for value in self.seeds]}
 
 
+def over_time(figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, dict[str, Figure]]:
+    """The mean of the figures at several moments, and the least of them, by name; of the same seeds at each."""
+    made: dict[str, dict[str, Figure]] = {"mean": {}, "least": {}}
+    for name in next(iter(figures.values())):
+        each = [moment[name] for moment in figures.values()]
+        by_seed = zip(*(figure.seeds for figure in each), strict=True)
+        made["mean"][name] = _figure([fmean(values) for values in by_seed])
+        made["least"][name] = min(each, key=lambda figure: figure.mean)
+    return made
+
+
+def _figure(means: Sequence[float]) -> Figure:
+    error = stdev(means) / sqrt(len(means)) if len(means) > 1 else None
+    return Figure(fmean(means), error, tuple(means))
+
+
 class Tally:
     """Collects values under names, each for a seed; a share of right answers is the mean of 1s and 0s."""
 
@@ -38,9 +54,7 @@ class Tally:
         """Every name's figure, in the order in which names came."""
         made = {}
         for name, by_seed in self._values.items():
-            means = tuple(fmean(by_seed[seed]) for seed in sorted(by_seed))
-            error = stdev(means) / sqrt(len(means)) if len(means) > 1 else None
-            made[name] = Figure(fmean(means), error, means)
+            made[name] = _figure([fmean(by_seed[seed]) for seed in sorted(by_seed)])
         return made
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everscene_engine.training.world.scene import FRAMES_PER_CHUNK, FRAMES_PER_SECOND, MOMENT_CHUNKS
 from tests.judges.figures import Figure, Tally
-from tests.judges.plays import CHUNKS_BEFORE, CHUNKS_BETWEEN, NAMES, Play
+from tests.judges.plays import CHUNKS_BEFORE, CHUNKS_BETWEEN, NAMES, SEEN, Play
 from tests.judges.reader import WINDOW, Judges, Reading
 from tests.judges.sources import Source, watch
 
@@ -80,16 +80,20 @@ def ask_switches(
 
 def _count(tally: Tally, reading: Reading, play: Play, number: int, when: str) -> None:
     """One reading so long after a switch."""
-    group = "held-out" if play.held_out else "seen"
+    group, wanted = play.group, play.at(number)
     tally.add(f"{group}: new {play.attribute} {when}", play.seed, _agrees(reading, play, number, play.attribute))
     tally.add(f"{group}: new attribute of any kind {when}", play.seed, _agrees(reading, play, number, play.attribute))
     kept = [_agrees(reading, play, number, name) for name in NAMES if name != play.attribute]
     tally.add(f"{group}: what was not changed {when}", play.seed, all(kept))
-    wanted = play.at(number)
+    if wanted.weather != "clear":
+        tally.add(f"{group}: {wanted.intensity} weather {when}", play.seed, _agrees(reading, play, number, "weather"))
     tally.add(f"{group}: subject there {when}", play.seed, reading.subject is not None)
     tally.add(f"{group}: subject kind {when}", play.seed, reading.subject == wanted.subject)
     tally.add(f"{group}: subject colour {when}", play.seed, reading.colour == wanted.colour)
-    tally.add(f"{group}: same subject {when}", play.seed, _same_subject(reading, play, number))
+    same = _same_subject(reading, play, number)
+    tally.add(f"{group}: same subject {when}", play.seed, same)
+    if group != SEEN:
+        tally.add(f"{group}: same subject, {wanted.colour} {wanted.subject} {when}", play.seed, same)
 
 
 def _jump(tally: Tally, seeds: Sequence[int], steady: Tensor, after: Tensor) -> None:
