@@ -168,7 +168,7 @@ class Commands:
         seed = secrets.randbelow(2**31) if args.seed is None else args.seed
 
         def branch(engine: EnginePort) -> Result:
-            return {"seed": self._stream.put_back(engine, self._stream.take_snapshot(engine), seed)}
+            return {"seed": self._stream.branch(engine, seed)}
 
         self._do(number, answer, branch)
 

@@ -12,7 +12,8 @@ automatic snapshot; each of these serves once, so that one at fault does not bri
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 AUTOSAVES_KEPT = 3
 SETTLE_ESTIMATE = 8
+PUBLISHED_WITHIN_S = 5.0
+"""Far longer than the copy of a picture takes: whoever waits for one that never comes goes on at last."""
+NOT_NOW = "no frame of this world was shown yet, or the engine is being made anew: try again"
 
 
 class Settle:
@@ -278,7 +282,7 @@ class LiveStream:
             moment = self.timeline.moment()
             scene = self.timeline.ledger.scene.file.name
         if moment is None:
-            raise CommandFailed("not_now", "no frame of this world was shown yet, or the engine is being made anew")
+            raise CommandFailed("not_now", NOT_NOW)
         return Snapshot(engine.snapshot(moment.latent_frame + 1), moment, scene)
 
     def put_back(self, engine: EnginePort, snapshot: Snapshot, seed: int | None) -> int:
@@ -291,6 +295,7 @@ class LiveStream:
         self._autosaves.clear()
         self._autosaves.append(snapshot)
         with self.changed:
+            self.await_published()
             self.timeline.go_back(snapshot.moment, same_world=False)
         return int(snapshot.engine.facts["seed"])
 
@@ -303,17 +308,40 @@ class LiveStream:
 
     def rewind(self, engine: EnginePort, seconds: float) -> float:
         """Go back by so much content, or as far as the engine remembers; how far. In a task. Raises CommandFailed."""
-        with self.changed:
-            moment = self.timeline.reachable(seconds, engine.earliest)
-        if moment is None:
-            raise CommandFailed("not_now", "no frame of this world was shown yet, or the engine is being made anew")
-        engine.rollback(moment.latent_frame + 1)
-        if self.run_log is not None:
-            self.run_log.write("rollback", latent_frame=moment.latent_frame + 1)
-        with self.changed:
-            went = self.timeline.seconds_since(moment)
-            self.timeline.go_back(moment, same_world=True)
+        with self._standing_picture():
+            with self.changed:
+                moment = self.timeline.reachable(seconds, engine.earliest)
+            if moment is None:
+                raise CommandFailed("not_now", NOT_NOW)
+            engine.rollback(moment.latent_frame + 1)
+            if self.run_log is not None:
+                self.run_log.write("rollback", latent_frame=moment.latent_frame + 1)
+            with self.changed:
+                went = self.timeline.seconds_since(moment)
+                self.timeline.go_back(moment, same_world=True)
         return went
+
+    def branch(self, engine: EnginePort, seed: int) -> int:
+        """Go on from the picture on the screen with another seed; that seed. In a task. Raises as `take_snapshot`."""
+        with self._standing_picture():
+            return self.put_back(engine, self.take_snapshot(engine), seed)
+
+    @contextmanager
+    def _standing_picture(self) -> Iterator[None]:
+        """The picture on the screen stays the one that it is, so that there is one to go back from."""
+        with self.changed:
+            self.timeline.going_back = True
+            self.await_published()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.timeline.going_back = False
+                self.changed.notify_all()
+
+    def await_published(self) -> None:
+        """Wait until a frame that was taken is out, as the receipts of its inputs depend on it. `changed` is held."""
+        self.changed.wait_for(lambda: not self.timeline.publishing, PUBLISHED_WITHIN_S)
 
     def _autosave_if_due(self, now_ns: int) -> None:
         if not self._autosave_ns or now_ns < self._next_autosave_ns or self.timeline.moment() is None:

@@ -71,6 +71,8 @@ class Timeline:
         self._beginnings = Beginnings(info.fps)  # of momentary events
         self._steering = Steering(info.fps, info.frames_per_chunk)
         self.paused = False
+        self.going_back = False  # a command that goes back is under way: no frame is taken meanwhile
+        self.publishing = False  # a frame was taken and is not out yet
         self._works = 0
         self._world = 0
         self.history = History(self._beginnings.left_s)
@@ -345,7 +347,7 @@ class Timeline:
 
     def next_due_ns(self) -> int | None:
         """When the next frame is to be published (0: at once); None: there is none yet."""
-        if not self._ready or self.paused:
+        if not self._ready or self.paused or self.going_back:
             return None
         return 0 if self.clock.due_ns is None else self.clock.due_ns
 
@@ -356,6 +358,7 @@ class Timeline:
             return None
         ready = self._ready.popleft()
         late_ns = self.clock.shown(now_ns, ready.decoded_ns)
+        self.publishing = True
         self.latest += 1
         if ready.record.number < 0:
             self.latest_chunk += 1
@@ -375,6 +378,7 @@ class Timeline:
     def published(self, due: DueFrame, now_ns: int) -> list[Input]:
         """The frame is out; the inputs for which it was the first frame. Their outcomes are in the ledger."""
         record = due.ready.record
+        self.publishing = False
         self.published_ns = now_ns
         self.prompt = record.prompt
         over = {m.order for m in self.ledger.state.momentary if self._beginnings.is_over(m, due.number)}
