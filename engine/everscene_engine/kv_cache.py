@@ -3,7 +3,8 @@
 `slots.SlotTable` decides, this file holds the tensors. Every forward of a chunk writes its keys and values into the
 chunk's own slot and attends to the slots it is given; the last forward of a chunk is the clean pass (timestep 0), so
 what stays is clean. Keys of a sink can be presented at another time than their own: turned later by a fixed number of
-latent frames, always from the keys as they were first made, so that no rounding adds up.
+latent frames, always from the keys as they were first made, so that no rounding adds up. These are kept beside the
+slots from a sink's first turn on, the one thing that is allocated later (`memory_fit` counts it from the start).
 """
 
 import weakref
@@ -28,7 +29,7 @@ class OtherForm(Protocol):
 
 
 class KVCache:
-    """Keys and values [B, slots·slot_tokens, H, E] for each layer, allocated once."""
+    """Keys and values [B, slots·slot_tokens, H, E] for each layer, allocated at the start."""
 
     shared = False  # whether the layers share these tensors, so that each loads what it sees
 

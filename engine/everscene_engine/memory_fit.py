@@ -1,4 +1,4 @@
-"""How much memory a model takes, by counting: weights, KV cache, text encoder, decoder.
+"""How much memory a model takes, by counting: weights, KV cache, text encoder, kept prompts, decoder.
 
 Counted are the tensors that stay. Activations, CUDA's own memory and what an allocator cannot use are a flat allowance,
 so a fit is an estimate, and one that is close is to be tried.
@@ -6,6 +6,7 @@ so a fit is an estimate, and one that is close is to be tried.
 
 from dataclasses import asdict, dataclass
 
+from everscene_engine.conditioning import REMEMBERED_BYTES
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.errors import ConfigError
 from everscene_engine.models import networks
@@ -32,12 +33,13 @@ class Need:
     weights: float
     cache: float
     text: float
+    prompts: float
     decoder: float
     allowance: float
 
     @property
     def total(self) -> float:
-        return self.weights + self.cache + self.text + self.decoder + self.allowance
+        return self.weights + self.cache + self.text + self.prompts + self.decoder + self.allowance
 
 
 def need(
@@ -56,6 +58,7 @@ def need(
         cache=cache_bytes(preset.transformer, preset.stream, kv)
         + (0.0 if attention == "bf16" else eight_bit_bytes(preset.transformer, preset.stream)),
         text=TEXT_ENCODER if text and not small else 0.0,
+        prompts=0.0 if small else REMEMBERED_BYTES,
         decoder=0.02e9 if small else DECODERS[decoder],
         allowance=ALLOWANCE_SMALL if small else ALLOWANCE,
     )
@@ -69,11 +72,13 @@ def weight_bytes(config: TransformerConfig, precision: str) -> float:
 
 
 def cache_bytes(config: TransformerConfig, stream: StreamConfig, kv: str) -> float:
-    """Of the slots; in bf16 also a sink's keys as they were made, in NVFP4 also the scratch of one layer."""
+    """Of the slots. In bf16 also the keys of sinks as they were made, which are kept from when a sink first lies beyond
+    its reach: in the middle of a stream, at the 48th chunk of a 5B. In NVFP4 also the scratch of one layer."""
     slot = stream.chunk_frames * stream.frame_tokens * config.dim  # numbers of one layer's keys
     slots = stream.window_chunks + 2
     if kv == "bf16":
-        return config.layers * slot * (2 * slots + 1) * BYTES["bf16"]
+        turned = 0 if stream.sink_reach is None else 1 + stream.shot_sink
+        return config.layers * slot * (2 * slots + turned) * BYTES["bf16"]
     return config.layers * slot * 2 * slots * BYTES["nvfp4"] + 2 * slots * slot * BYTES["bf16"]
 
 

@@ -1,8 +1,11 @@
 """Which formats a machine computes in, and what it is told to use instead."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from everscene_engine.conditioning import REMEMBERED_BYTES
 from everscene_engine.errors import ConfigError
 from everscene_engine.memory_fit import DECODERS, cache_bytes, need, weight_bytes
 from everscene_engine.models import large
@@ -96,9 +99,26 @@ def test_the_large_models_memory_is_what_its_sizes_say() -> None:
     assert weight_bytes(LARGE.transformer, "bf16") == pytest.approx(10.0e9, rel=0.01)
     assert weight_bytes(LARGE.transformer, "nvfp4") == pytest.approx(2.94e9, rel=0.02)
     one_layer = 10.38e9 / 30
-    assert cache_bytes(LARGE.transformer, LARGE.stream, "bf16") == pytest.approx(10.38e9 * 9 / 8, rel=0.01)
+    assert cache_bytes(LARGE.transformer, LARGE.stream, "bf16") == pytest.approx(
+        10.38e9 * 10 / 8, rel=0.01
+    )  # its two sinks' keys once more
     assert cache_bytes(LARGE.transformer, LARGE.stream, "nvfp4") == pytest.approx(2.92e9 + one_layer, rel=0.01)
     assert need(LARGE, "nvfp4", "nvfp4", "tiny", text=False).total < 12e9
+
+
+def test_keys_of_sinks_are_counted_once_more_where_they_can_be_turned() -> None:
+    stream = LARGE.stream
+    a_sink = 10.38e9 / 8
+    less = cache_bytes(LARGE.transformer, stream, "bf16")
+    for change in ({"shot_sink": False}, {"shot_sink": False, "sink_reach": None}):
+        without = cache_bytes(LARGE.transformer, replace(stream, **change), "bf16")
+        assert less - without == pytest.approx(a_sink, rel=0.01)
+        less = without
+
+
+def test_kept_prompts_of_a_large_model_are_counted() -> None:
+    assert need(LARGE, "bf16", "bf16").prompts == REMEMBERED_BYTES
+    assert need(preset("pocket"), "bf16", "bf16").prompts == 0
 
 
 def test_fp8_attention_keeps_the_cache_once_more() -> None:
