@@ -1,5 +1,4 @@
-"""What every test run says at its end; how long a slow test may take; and Triton's interpreter, where there is no GPU to
-run kernels on."""
+"""What every test run says at its end; how long slow tests may take; Triton's interpreter, where no GPU runs kernels."""
 
 import os
 from collections import Counter
