@@ -24,8 +24,8 @@ from everscene_engine.transformer import WanTransformer
 SHARD_BYTES = 14 * 2**20
 ROW_SCALE = ".row_scale"
 FEW_STEPS = 4
-"""Up to so many steps run on what was distilled for fewer where there is nothing of their own: rather than on the teacher
-alone, which loses its subject (docs/pocket.md). How much is lost against a distillation of their own is not measured."""
+"""Up to so many steps run on what was distilled for fewer, where there is nothing of their own, rather than on the
+teacher alone, which loses its subject (docs/pocket.md). What a distillation of their own would gain is not measured."""
 
 
 def pocket_eight_bit(transformer: WanTransformer) -> list[str]:
