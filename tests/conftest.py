@@ -1,4 +1,4 @@
-"""What every test run says at its end; how long slow tests may take; Triton's interpreter, where no GPU runs kernels."""
+"""What every test run says at its end; how long slow tests may take; Triton's interpreter, where no GPU is."""
 
 import os
 from collections import Counter
