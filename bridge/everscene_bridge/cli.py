@@ -211,6 +211,10 @@ def send(
     """Send one event, prompt or set of slots and print its receipts."""
     if [name is None, prompt is None, not slot].count(False) != 1:
         _give_up(SettingsError("give either the name of an event, or --prompt, or --slot"))
+    if name is not None and (transition is not None or seconds is not None):
+        _give_up(SettingsError("--transition and --seconds are not for an event: how it comes, the scene says"))
+    if seconds is not None and transition != "blend":
+        _give_up(SettingsError("--seconds belongs to --transition blend"))
     try:
         how, moment = _transition(transition), _when(when)
         with Client(endpoint, token, name="everscene send") as world:
@@ -219,7 +223,7 @@ def send(
             elif slot:
                 receipt = world.slots(dict(map(_slot, slot)), how, moment, seconds=seconds)
             else:
-                receipt = world.event(str(name), moment, **dict(map(_param, params or [])))
+                receipt = world.send_event(str(name), dict(map(_param, params or [])), moment)
             accepted = receipt.wait("accepted", timeout)
             console.print(f"accepted, order {accepted.order}")
             applied = receipt.wait("applied", timeout)

@@ -71,7 +71,7 @@ from everscene_bridge.protocol import Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.settings import is_loopback, token_from_environment
 from everscene_bridge.ways import Ease
-from everscene_bridge.wording import rule_of, short
+from everscene_bridge.wording import first_of
 from everscene_engine.port import BlendPath
 
 log = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ class Client(Listener):
         try:
             return pack(Hello(protocol=version, client=self.name, client_id=self.client_id, language="python"))
         except ValidationError as problem:
-            rule = rule_of(problem.errors(include_url=False)[0])
-            raise SettingsError(f"the client's name is {short(self.name)}; it {rule}") from None
+            raise SettingsError(f"the client's name: {first_of(problem)}") from None
 
     def __enter__(self) -> "Client":
         return self
@@ -195,10 +194,11 @@ class Client(Listener):
         Raises Rejected at once for values that the protocol does not allow, Disconnected while no server is there.
         What else is wrong with it, the receipt says.
         """
-        message_id = next(self._ids)
-        receipt = Receipt(message_id, f"the event {name!r}")
-        values = {"id": message_id, "name": name, "params": params or None, "when": when, "client_ns": time.time_ns()}
-        return self._submit(receipt, lambda: Event.model_validate(values))
+        return self.send_event(name, params, when)
+
+    def send_event(self, name: str, params: Mapping[str, ParamValue], when: When | None = None) -> Receipt:
+        """The same for params that may have any name, `when` among them."""
+        return self._submit(Event, f"the event {name!r}", name=name, params=dict(params) or None, when=when)
 
     def prompt(
         self,
@@ -211,19 +211,8 @@ class Client(Listener):
         path: BlendPath | None = None,
     ) -> Receipt:
         """Send a whole prompt in place of the scene's. seconds, ease, path: of a blend. Raises as `event` does."""
-        message_id = next(self._ids)
-        receipt = Receipt(message_id, "the prompt")
-        values = {
-            "id": message_id,
-            "text": text,
-            "transition": transition,
-            "seconds": seconds,
-            "ease": ease,
-            "path": path,
-            "when": when,
-            "client_ns": time.time_ns(),
-        }
-        return self._submit(receipt, lambda: Prompt.model_validate(values))
+        way = {"transition": transition, "seconds": seconds, "ease": ease, "path": path}
+        return self._submit(Prompt, "the prompt", text=text, when=when, **way)
 
     def slots(
         self,
@@ -236,28 +225,15 @@ class Client(Listener):
         path: BlendPath | None = None,
     ) -> Receipt:
         """Put words into slots of the scene. seconds, ease, path: of a blend. Raises as `event` does."""
-        message_id = next(self._ids)
-        receipt = Receipt(message_id, f"the slots {', '.join(words)}")
-        values = {
-            "id": message_id,
-            "slots": dict(words),
-            "transition": transition,
-            "seconds": seconds,
-            "ease": ease,
-            "path": path,
-            "when": when,
-            "client_ns": time.time_ns(),
-        }
-        return self._submit(receipt, lambda: Slots.model_validate(values))
+        way = {"transition": transition, "seconds": seconds, "ease": ease, "path": path}
+        return self._submit(Slots, f"the slots {', '.join(words)}", slots=dict(words), when=when, **way)
 
-    def _submit(self, receipt: Receipt, make: Callable[[], Message]) -> Receipt:
+    def _submit(self, kind: type[Message], what: str, **fields: Any) -> Receipt:
+        receipt = Receipt(next(self._ids), what)
         try:
-            message = make()
+            packed = pack(kind.model_validate({"id": receipt.id, "client_ns": time.time_ns(), **fields}))
         except ValidationError as problem:
-            first = problem.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise Rejected("out_of_range", f"{place} {rule_of(first)} (got {short(first['input'])})") from None
-        packed = pack(message)
+            raise Rejected("out_of_range", first_of(problem)) from None
         with self._changed:
             self._must_be_connected()
             self._receipts.add(receipt, packed)
@@ -329,10 +305,16 @@ class Client(Listener):
 
     def _ask(self, make: Callable[[int], Message], *more: bytes) -> Stats | Pong | Reply:
         number = next(self._ids)
+        try:
+            packed = pack(make(number))
+        except ValidationError as problem:
+            raise RequestFailed("out_of_range", first_of(problem)) from None
+        except (ValueError, TypeError, OverflowError, RecursionError) as problem:
+            raise RequestFailed("out_of_range", f"an arg cannot be sent: {problem}") from None
         with self._changed:
             self._must_be_connected()
             self._answers[number] = None
-        self._link.send(pack(make(number)), *more)
+        self._link.send(packed, *more)
         try:
             self._await(lambda: self._answers[number] is not None, self._timeout, "the server does not answer")
             answer = self._answers[number]

@@ -23,7 +23,7 @@ LAST_RECEIPTS_S = 10.0
 class Player(Protocol):
     """What a feed needs of a `Client`."""
 
-    def event(self, name: str, when: Any = None, **params: Any) -> Any: ...
+    def send_event(self, name: str, params: Mapping[str, Any], when: Any = None) -> Any: ...
     def prompt(
         self,
         text: str,
@@ -175,7 +175,7 @@ class _Playing:
 
     def _send(self, deed: Deed) -> Any:
         if deed.event is not None:
-            return self._client.event(deed.event, deed.when, **deed.params)
+            return self._client.send_event(deed.event, deed.params, deed.when)
         how = {"seconds": deed.seconds, "ease": deed.ease, "path": deed.path}
         if deed.prompt is not None:
             return self._client.prompt(deed.prompt, deed.transition, deed.when, **how)

@@ -25,7 +25,7 @@ from everscene_bridge.protocol import MAX_MESSAGE_BYTES, Transition, When
 from everscene_bridge.receipt import Receipt
 from everscene_bridge.viewer.guard import same_origin
 from everscene_bridge.ways import Ease
-from everscene_bridge.wording import rule_of
+from everscene_bridge.wording import first_of
 from everscene_engine.port import BlendPath
 
 LOOK_EVERY_S = 0.01
@@ -77,7 +77,7 @@ def routes(world: Callable[[], Player]) -> list[Route]:
 
     async def event(request: Request) -> Response:
         name: str = request.path_params["name"]
-        return await _steer(request, _EventBody, lambda body: world().event(name, body.when, **body.params))
+        return await _steer(request, _EventBody, lambda body: world().send_event(name, body.params, body.when))
 
     async def prompt(request: Request) -> Response:
         return await _steer(
@@ -112,10 +112,8 @@ async def _steer(request: Request, model: type[Any], send: Callable[[Any], Recei
         query = _Query.model_validate(dict(request.query_params))
         body = model.model_validate(json.loads(content or b"{}"))
     except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return _problem(400, "out_of_range", f"{place} {rule_of(first)}")
-    except ValueError as problem:
+        return _problem(400, "out_of_range", first_of(problem))
+    except (ValueError, RecursionError) as problem:
         return _problem(400, "not_json", f"the body is not JSON: {problem}")
     try:
         receipt = send(body)

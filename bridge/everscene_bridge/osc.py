@@ -148,7 +148,7 @@ class OscInput:
             if args and not args[0]:
                 return None  # a button was let go
             args = []
-        receipt: Receipt = self._world.event(name, None, **_named(name, params, args))
+        receipt: Receipt = self._world.send_event(name, _named(name, params, args))
         return receipt
 
     def _words(self, name: str, value: Any) -> str:

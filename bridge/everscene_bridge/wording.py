@@ -4,6 +4,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 _RULES = {
@@ -17,6 +18,7 @@ _RULES = {
     "float_parsing": "must be a number",
     "finite_number": "must be finite",
     "string_type": "must be text",
+    "string_unicode": "must be whole Unicode characters",
     "bytes_type": "must be bytes",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
@@ -62,6 +64,14 @@ def rule_of(error: ErrorDetails) -> str:
         return rule.format(**{name: _plain(value) for name, value in _context(error).items()})
     except KeyError:  # an error of our own, whose kind is called like one of pydantic's
         return error["msg"]
+
+
+def first_of(problem: ValidationError) -> str:
+    """The first thing that is wrong with what a program sends, by field, rule and value."""
+    error = problem.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    got = "" if error["type"] in ("missing", "extra_forbidden") else f" (got {short(error['input'])})"
+    return f"{place} {rule_of(error)}{got}".strip()
 
 
 def _context(error: ErrorDetails) -> Mapping[str, Any]:

@@ -110,8 +110,8 @@ class FakeWorld:
     def prompt_text(self) -> str:
         return f"a small boat in a {self.setting} at {self.time}, {self.weather}{self.moment}"
 
-    def event(self, name: str, when: None = None, **params: Any) -> Receipt:
-        self.asked.append(("event", name, params))
+    def send_event(self, name: str, params: Mapping[str, Any], when: None = None) -> Receipt:
+        self.asked.append(("event", name, dict(params)))
         if name not in {event.name for event in self.scene.events}:
             return self.answer(Rejected("unknown_event", f"the scene has no event {name!r}"))
         if name in SKIES:

@@ -34,12 +34,19 @@ def test_send_takes_a_prompt(server: Server) -> None:
         (["storm", "intensity"], "KEY=VALUE"),
         (["--prompt", "x", "--transition", "fade"], "one of"),
         (["storm", "--when", "later"], "now or chunk"),
+        (["storm", "--transition", "cut"], "not for an event"),
+        (["storm", "--seconds", "3"], "not for an event"),
+        (["--prompt", "x", "--transition", "cut", "--seconds", "3"], "--seconds belongs to --transition blend"),
         ([], "either"),
         (["storm", "--prompt", "x"], "either"),
     ],
 )
 def test_send_says_what_is_wrong(server: Server, arguments: list[str], words: str) -> None:
     assert words in run("send", *arguments, "--endpoint", server.endpoint, code=1)
+
+
+def test_a_param_may_have_the_name_of_an_argument(server: Server) -> None:
+    assert "no param 'name'" in run("send", "storm", "name=3", "--endpoint", server.endpoint, code=1)
 
 
 def test_watch_prints_a_line_a_second(server: Server) -> None:

@@ -281,7 +281,7 @@ def test_no_server_is_a_clear_error() -> None:
         ({"endpoint": "ipc:///tmp/x"}, "endpoint is 'ipc:///tmp/x'"),
         ({"endpoint": "tcp://a b:7464"}, "endpoint is 'tcp://a b:7464'"),
         ({"token": "x" * 256}, "token must have 1 to 255 bytes"),
-        ({"name": "x" * 65}, "name is 'xxxxxx"),
+        ({"name": "x" * 65}, "client must have at most 64 characters (got 'xxx"),
     ],
 )
 def test_settings_that_cannot_be_are_named_at_once(settings: dict[str, Any], words: str) -> None:

@@ -32,10 +32,10 @@ class Evening:
         self.now += timeout
         return self.now >= self.until
 
-    def event(self, name: str, when: str | None = None, **params: Any) -> Receipt:
+    def send_event(self, name: str, params: Mapping[str, Any], when: str | None = None) -> Receipt:
         if self.gone:
             raise Disconnected("no server answers")
-        self.sent.append((self.now - 100.0, (name, params) if params else name))
+        self.sent.append((self.now - 100.0, (name, dict(params)) if params else name))
         return self.receipt
 
     def prompt(self, text: str, transition: Any = None, when: Any = None, **how: Any) -> Receipt:
@@ -58,6 +58,12 @@ def test_steps_are_sent_at_their_times() -> None:
     assert evening.sent == [(1.5, ("rain", {"intensity": 0.3})), (4.0, "a calm harbour")]
 
 
+def test_params_may_have_any_name() -> None:
+    evening = Evening()
+    play(evening, feed(steps=[{"at": 1, "event": "rain", "params": {"when": 3, "name": 4}}]), evening, evening.clock)
+    assert evening.sent == [(1.0, ("rain", {"when": 3, "name": 4}))]
+
+
 def test_a_round_begins_anew_without_drift() -> None:
     evening = Evening(until=25.0)
     play(
@@ -77,14 +83,14 @@ def test_it_stops_before_the_step_that_it_waits_for() -> None:
 
 def test_a_feed_that_is_late_sends_what_is_due_in_order() -> None:
     evening = Evening()
-    slow = evening.event
+    slow = evening.send_event
 
-    def event(name: str, when: str | None = None, **params: Any) -> Receipt:
-        receipt = slow(name, **params)
+    def send_event(name: str, params: Mapping[str, Any], when: str | None = None) -> Receipt:
+        receipt = slow(name, params)
         evening.now += 3.0  # the call took long
         return receipt
 
-    evening.event = event  # type: ignore[method-assign]
+    evening.send_event = send_event  # type: ignore[method-assign]
     steps = [{"at": 1.0, "event": "day"}, {"at": 2.0, "event": "dusk"}, {"at": 9.0, "event": "night"}]
     play(evening, feed(steps=steps), evening, evening.clock)
     assert evening.sent == [(1.0, "day"), (4.0, "dusk"), (9.0, "night")]
@@ -252,10 +258,10 @@ class Refused(Evening):
         super().__init__()
         self.sent_at = 0.0
 
-    def event(self, name: str, when: str | None = None, **params: Any) -> Receipt:
+    def send_event(self, name: str, params: Mapping[str, Any], when: str | None = None) -> Receipt:
         self.sent_at = self.now
         self.receipt = Receipt(1, name)
-        return super().event(name, when, **params)
+        return super().send_event(name, params, when)
 
     def wait(self, timeout: float) -> bool:
         over = super().wait(timeout)

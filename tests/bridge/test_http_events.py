@@ -61,11 +61,12 @@ def test_prompts_and_slots(web: httpx.Client) -> None:
     [
         ("/event/strom", {}, 422, "unknown_event", "no event 'strom'"),
         ("/event/storm", {"params": {"intensity": 7}}, 422, "out_of_range", "from 0 to 1"),
-        ("/event/storm", {"force": 1}, 400, "out_of_range", "force"),
-        ("/event/storm?wait=long", {}, 400, "out_of_range", "wait"),
-        ("/event/storm?timeout=9999", {}, 400, "out_of_range", "timeout"),
-        ("/prompt", {}, 400, "out_of_range", "text"),
-        ("/prompt", {"text": "x", "transition": "fade"}, 400, "out_of_range", "transition"),
+        ("/event/storm", {"params": {"name": 1, "when": 2}}, 422, "unknown_param", "name"),
+        ("/event/storm", {"force": 1}, 400, "out_of_range", "force there is no such field"),
+        ("/event/storm?wait=long", {}, 400, "out_of_range", "must be accepted or applied (got 'long')"),
+        ("/event/storm?timeout=9999", {}, 400, "out_of_range", "timeout must be at most 120 (got '9999')"),
+        ("/prompt", {}, 400, "out_of_range", "text is missing"),
+        ("/prompt", {"text": "x", "transition": "fade"}, 400, "out_of_range", "(got 'fade')"),
         ("/slots", {"slots": {"wether": "rain"}}, 422, "unknown_slot", "no slot 'wether'"),
     ],
 )
@@ -80,6 +81,17 @@ def test_what_is_wrong_is_named(
 def test_a_body_that_is_no_json_is_refused(web: httpx.Client) -> None:
     answer = web.post("/event/storm", content=b"intensity=1")
     assert (answer.status_code, answer.json()["code"]) == (400, "not_json")
+
+
+def test_half_a_character_in_a_name_is_refused(web: httpx.Client) -> None:
+    answer = web.post("/event/storm", content=rb'{"\ud800": 1}')
+    assert (answer.status_code, answer.json()["reason"]) == (400, r"must be whole Unicode characters (got '\ud800')")
+
+
+def test_a_body_that_is_nested_too_deep_is_refused(web: httpx.Client) -> None:
+    for levels in (400, 30_000):
+        answer = web.post("/event/storm", content=b'{"params":' + b"[" * levels + b"]" * levels + b"}")
+        assert answer.status_code == 400
 
 
 def test_a_body_that_is_too_long_is_refused(web: httpx.Client) -> None:
@@ -105,7 +117,7 @@ def test_a_receipt_that_is_not_in_time_is_told_as_it_stands(start_server: Callab
 class Crowded:
     """A world in which something else always takes an event's place."""
 
-    def event(self, name: str, when: Any = None, **params: Any) -> Receipt:
+    def send_event(self, name: str, params: dict[str, Any], when: Any = None) -> Receipt:
         receipt = Receipt(1, name)
         receipt.fail(Superseded(4))
         return receipt

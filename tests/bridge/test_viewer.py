@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from everscene_bridge.errors import PortTaken, SettingsError
 from everscene_bridge.messages import Notice
+from everscene_bridge.server import Server
 from everscene_bridge.viewer import ViewerHandle, serving, start
 
 
@@ -329,7 +330,8 @@ def test_a_page_hears_that_the_sidecar_is_gone_and_back(viewer: ViewerHandle, wo
 @pytest.mark.parametrize(
     "nonsense",
     [
-        '{"type": "event", "id": 1, "name": "storm", "params": {"when": 1}}',
+        '{"type": "event", "id": Infinity, "name": "storm"}',
+        pytest.param("[" * 30_000, id="nested"),
         "{",
         "[]",
         '{"type": "dance"}',
@@ -412,3 +414,13 @@ def test_after_a_restart_of_the_sidecar_pages_learn_the_new_world(viewer: Viewer
         next_picture(page)
         world.info = world.info.model_copy(update={"epoch": 8, "model": "another", "width": 128})
         next_news(page, "world", model="another", width=128, epoch=8)
+
+
+def test_a_page_hears_why_its_command_cannot_be_sent_and_stays(server: Server) -> None:
+    viewer = start(server.endpoint, "127.0.0.1", 0, None)
+    with open_page(viewer) as page:
+        page.send(json.dumps({"type": "command", "id": 1, "name": ""}))
+        assert next_news(page, "receipt", id=1)["reason"] == "name must not be empty (got '')"
+        page.send(json.dumps({"type": "event", "id": 2, "name": "storm", "params": {"when": 1}}))
+        assert "no param 'when'" in next_news(page, "receipt", id=2)["reason"]
+    viewer.stop()

@@ -161,7 +161,7 @@ def test_the_page_finds_a_viewer_that_came_back(browser: Chromium, world: FakeWo
     first.stop()
     browser.until(f"{STATE} === 'disconnected'")
     again = FakeWorld()
-    again.event("night")
+    again.send_event("night", {})
     second = serving.serve(again.relay(), serving.listen("127.0.0.1", port), None)
     browser.until(f"{STATE} === 'live' && {CAPTION}.includes('night')")
     second.stop()

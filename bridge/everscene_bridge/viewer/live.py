@@ -78,7 +78,7 @@ class Browser:
         while True:
             try:
                 self.obey(json.loads(await self.websocket.receive_text()))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 await self.websocket.close(1008, f"not understood: {error!r}"[:120])
                 raise WebSocketDisconnect(1008) from error
 

@@ -139,10 +139,8 @@ class Relay:
     # From the browsers to the sidecar
 
     def event(self, name: str, params: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Sends an event; gives its receipts as the page wants them. Raises ValueError for params that cannot be."""
-        if clash := NO_PARAMS & params.keys():
-            raise ValueError(f"no param can be called {', '.join(clash)}")
-        return self.receipts(lambda: self.world.event(name, **params))
+        """Sends an event; gives its receipts as the page wants them."""
+        return self.receipts(lambda: self.world.send_event(name, params))
 
     def prompt(self, text: str) -> AsyncIterator[dict[str, Any]]:
         """Sends a prompt; gives its receipts as the page wants them."""
@@ -181,7 +179,6 @@ class Relay:
             self.world.seen(picture.frame)
 
 
-NO_PARAMS = {"self", "name", "when"}  # words that `Client.event` takes itself
 INPUT_FIELDS = {"client", "event", "params", "prompt", "order"}
 WORLD_FIELDS = {"model", "width", "height", "fps", "steps", "device", "prompt", "epoch"}
 
