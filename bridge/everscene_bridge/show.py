@@ -183,25 +183,41 @@ class StageManager:
 
 
 class RecorderProcess:
-    """Runs `everscene record` and begins a new file when it ends by itself. `begin` waits until it is connected, so
-    that it misses no frame of a stream that stands until then."""
+    """Runs `everscene record` and begins a new file when it ends by itself, or could not begin. `begin` waits until it
+    is connected, so that it misses no frame of a stream that stands until then."""
 
-    def __init__(self, command: Sequence[str], path: Callable[[], Path], token: str | None) -> None:
-        """command: what goes before and after the file's name. path: of a recording that begins now."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        path: Callable[[], Path],
+        token: str | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """command: what goes before the file's name. path: of a recording that begins now. clock: seconds."""
         self._command = list(command)
         self._path = path
         self._token = token
+        self._clock = clock
+        self._recording = False  # or should be
         self._process: subprocess.Popen[bytes] | None = None
-        self._next_try = 0.0  # monotonic seconds
+        self._next_try = 0.0  # of the clock
 
     def begin(self) -> None:
-        """Start recording. Twice does nothing."""
-        if self._process is not None:
-            return
+        """Start recording. Twice does nothing. What stands in the way is logged, and `look` tries again."""
+        if not self._recording:
+            self._recording = True
+            self._start()
+
+    def _start(self) -> None:
         path = self._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
         with_token = {} if self._token is None else {TOKEN_VARIABLE: self._token}
-        self._process = start_python([*self._command, str(path)], with_token)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._process = start_python([*self._command, str(path)], with_token)
+        except OSError as problem:
+            log.error("%s cannot be recorded, the show goes on without: %s", path, problem)
+            self._next_try = self._clock() + RECORDER_BACK_OFF_S
+            return
         connected = threading.Event()
         args = (self._process, connected)
         threading.Thread(target=_listen, args=args, name="everscene-recorder", daemon=True).start()
@@ -210,6 +226,7 @@ class RecorderProcess:
 
     def end(self) -> None:
         """Finish the file."""
+        self._recording = False
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -221,13 +238,15 @@ class RecorderProcess:
             process.kill()
 
     def look(self) -> None:
-        """Begin anew if it has ended, not too often."""
-        if self._process is None or self._process.poll() is None or time.monotonic() < self._next_try:
+        """Begin anew if it should record and does not, not too often."""
+        process = self._process
+        if not self._recording or (process is not None and process.poll() is None) or self._clock() < self._next_try:
             return
-        log.error("the recorder ended with %s; a new file begins", self._process.returncode)
-        self._next_try = time.monotonic() + RECORDER_BACK_OFF_S
+        if process is not None:
+            log.error("the recorder ended with %s; a new file begins", process.returncode)
+        self._next_try = self._clock() + RECORDER_BACK_OFF_S
         self._process = None
-        self.begin()
+        self._start()
 
 
 def start_python(command: Sequence[str], variables: dict[str, str]) -> "subprocess.Popen[bytes]":

@@ -14,7 +14,7 @@ from everscene_bridge.errors import EversceneError, InputRejected, SceneError
 from everscene_bridge.inputs import Action
 from everscene_bridge.messages import Notice
 from everscene_bridge.scene import load_scene
-from everscene_bridge.show import RecorderProcess, StageManager
+from everscene_bridge.show import RECORDER_BACK_OFF_S, RecorderProcess, StageManager
 from everscene_bridge.show_file import Show, load_show
 from everscene_bridge.systemd import Notifier
 from everscene_bridge.ways import RECACHE
@@ -255,6 +255,26 @@ def test_a_recorder_that_ends_is_begun_anew(tmp_path: Path) -> None:
     recorder.look()
     assert recorder._process is not first and next(names) == "c"
     recorder.end()
+
+
+def test_a_recording_whose_folder_cannot_be_made_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    (tmp_path / "takes").touch()
+    recorder = RecorderProcess(["no-such-command"], lambda: tmp_path / "takes" / "a", None, lambda: now)
+    recorder.begin()
+    assert "cannot be recorded, the show goes on without" in caplog.text and recorder._process is None
+    (tmp_path / "takes").unlink()
+    recorder.look()
+    assert recorder._process is None  # not so soon
+    now += RECORDER_BACK_OFF_S
+    recorder.look()
+    assert recorder._process is not None
+    recorder.end()
+    now += RECORDER_BACK_OFF_S
+    recorder.look()
+    assert recorder._process is None
 
 
 def test_a_show_with_no_such_file_is_named(tmp_path: Path) -> None:
