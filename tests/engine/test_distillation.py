@@ -204,7 +204,15 @@ def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trainer(teacher: Path, chunks: int = 6, **options: Any) -> Trainer:
     recipe: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in vars(Recipe())}
-    given = {"seconds": chunks, "seed": 0, "device": "cpu", "save_every": 1e9, "begin_with": None, **options}
+    given = {
+        "seconds": chunks,
+        "seed": 0,
+        "device": "cpu",
+        "save_every": 1e9,
+        "begin_with": None,
+        "resume": None,
+        **options,
+    }
     out = teacher.parent / "out"
     out.mkdir(exist_ok=True)
     return Trainer(argparse.Namespace(teacher=teacher, out=out, **given), Recipe(clips=2, rank=2, **recipe))
@@ -238,3 +246,20 @@ def test_four_steps_begin_with_what_was_learned_for_two(teacher: Path) -> None:
         learned = first.average.tensors[f"up.{number}"]
         assert learned.abs().max() > 0
         torch.testing.assert_close(second.average.tensors[f"up.{number}"], learned.bfloat16().float())
+
+
+@pytest.mark.parametrize("method", ["matching", "trajectory"])
+def test_a_run_goes_on_from_an_earlier_one(teacher: Path, method: str) -> None:
+    first = trainer(teacher, method=method, critic_alone=2)
+    first.run()
+    second = trainer(teacher, method=method, critic_alone=2, resume=first.options.out)
+    assert second.average.steps == first.average.steps > 0
+    models = [(first.student, second.student), (first.critic, second.critic)]
+    for one, other in (pair for pair in models if pair[0]):
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):  # type: ignore[union-attr]
+            assert torch.equal(mine, theirs)
+    moments = second.optimizer.parts[0].state_dict()["state"]
+    assert moments[0]["step"] == first.average.steps
+    second.budget = Chunks(1)  # type: ignore[assignment]
+    second.run()
+    assert second.average.steps == first.average.steps + 1

@@ -46,6 +46,8 @@ from everscene_engine.training.loop import (
     check_writable,
     clip_gradients,
     draw_curves,
+    load_progress,
+    save_progress,
     warmup_cosine,
 )
 from everscene_engine.training.low_rank_student import LowRankStudent
@@ -54,6 +56,7 @@ from everscene_engine.training.stories import Story
 from everscene_engine.training.world_model import Optimizer, WorldModel
 
 REPORT_EVERY = 20  # chunks
+STUDENT_FILE, CRITIC_FILE = "student_progress.safetensors", "critic_progress.safetensors"
 
 
 @dataclass(frozen=True)
@@ -236,11 +239,14 @@ class Trainer:
             self.low_rank.begin_from(load_part(options.teacher, low_rank_part(options.begin_with))[0])
         self.average = AveragedWeights(self.low_rank, decay=recipe.average)
         self.optimizer = Optimizer(self.low_rank, recipe.rate, 0.0, muon=False)
+        self.first = recipe.critic_alone if recipe.method == "matching" else 0  # chunk that the student learns from
         self.critic: WorldModel | None = None
         if recipe.method == "matching":
             self.critic = WorldModel.load(options.teacher).to(self.device)
             self.critic.text.requires_grad_(False).eval()
             self.critic_optimizer = Optimizer(self.critic, recipe.critic_rate, 0.0, muon=False)
+        if options.resume:
+            self._load(options.resume)
         self.rollout = Rollout(self.student, self.teacher, self.critic, recipe.clips, options.seed)
         self.schedule = make_schedule(recipe.steps, POCKET_STREAM.shift)
         self.path = make_schedule(recipe.teacher_steps, POCKET_STREAM.shift)
@@ -249,7 +255,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the budget is spent; saves on the way and at the end."""
-        last_saved, chunks, left, learning = time.monotonic(), 0, 0, False
+        last_saved, left, learning = time.monotonic(), 0, False
+        chunks = self.first + self.average.steps if self.average.steps else 0
         sums: dict[str, Tensor] = {}
         while not self.budget.spent:
             if left == 0:
@@ -292,9 +299,9 @@ class Trainer:
         else:
             m = made.predictions[0]
             figures = self._learn_critic(m.detach())
-            if number >= recipe.critic_alone:
+            if number >= self.first:
                 figures |= self._match(m)
-        if "critic loss" not in figures or number >= recipe.critic_alone:
+        if number >= self.first:
             figures["norm"] = self._step(number)
         for stream in rollout.streams:
             stream.finish(made.latents)
@@ -305,8 +312,7 @@ class Trainer:
         """One step of the student; returns its gradient's norm."""
         self.low_rank.take_gradients()
         norm = clip_gradients(self.low_rank.parameters(), 1.0)
-        first = self.recipe.critic_alone if self.recipe.method == "matching" else 0
-        share = warmup_cosine(number - first, self.budget.fraction, 30, floor=0.1)
+        share = warmup_cosine(number - self.first, self.budget.fraction, 30, floor=0.1)
         self.optimizer.step(self.recipe.rate * share)
         self.low_rank.write()
         self.average.update()
@@ -350,8 +356,19 @@ class Trainer:
         return (self.recipe.clips, config.chunk_frames, channels, config.latent_height, config.latent_width)
 
     def save(self) -> None:
-        """Write the averaged low-rank weights as the stream loads them."""
-        self.low_rank.save(self.options.out, self.recipe.steps, self.average)
+        """Write the averaged low-rank weights as the stream loads them, and what a resumed run needs."""
+        out = self.options.out
+        self.low_rank.save(out, self.recipe.steps, self.average)
+        save_progress(out / STUDENT_FILE, self.low_rank, self.average, self.optimizer.parts[0])
+        if self.critic is not None:
+            save_progress(out / CRITIC_FILE, self.critic, None, self.critic_optimizer.parts[0])
+
+    def _load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        load_progress(folder / STUDENT_FILE, self.low_rank, self.average, self.optimizer.parts[0])
+        self.low_rank.write()
+        if self.critic is not None:
+            load_progress(folder / CRITIC_FILE, self.critic, None, self.critic_optimizer.parts[0])
 
 
 def main() -> None:
@@ -368,6 +385,7 @@ def main() -> None:
     parser.add_argument(
         "--begin-with", type=int, metavar="N", help="begin with what the teacher's folder holds for N steps"
     )
+    parser.add_argument("--resume", type=Path, help="folder of a run of the same options to go on from")
     parser.add_argument("--rank", type=int, default=defaults.rank)
     parser.add_argument("--clips", type=int, default=defaults.clips)
     parser.add_argument("--guidance", type=float, default=defaults.guidance, help="the teacher's weight (1 is none)")

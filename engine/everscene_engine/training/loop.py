@@ -226,26 +226,33 @@ def draw_curves(
     image.save(path)
 
 
-def save_progress(path: Path, module: nn.Module, average: AveragedWeights, optimizer: torch.optim.Optimizer) -> None:
-    """Write all that `load_progress` needs to go on: live weights, average, the optimiser's moments."""
+def save_progress(
+    path: Path, module: nn.Module, average: AveragedWeights | None, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write all that `load_progress` needs to go on: live weights, average if there is one, the optimiser's moments."""
     tensors = {f"live.{name}": tensor for name, tensor in module.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     written = path.with_suffix(".partial")
-    save_file(held, written, metadata={"steps": str(average.steps)})
+    save_file(held, written, metadata={"steps": str(average.steps if average else 0)})
     written.replace(path)  # a run killed while saving leaves the save before
 
 
-def load_progress(path: Path, module: nn.Module, average: AveragedWeights, optimizer: torch.optim.Optimizer) -> None:
+def load_progress(
+    path: Path, module: nn.Module, average: AveragedWeights | None, optimizer: torch.optim.Optimizer
+) -> None:
     """Put a saved run back, in place, on the devices where things are. Raises OSError for a missing file."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        average.steps = int(file.metadata()["steps"])
+        steps = int(file.metadata()["steps"])
     module.load_state_dict({n.removeprefix("live."): t for n, t in tensors.items() if n.startswith("live.")})
-    for name, tensor in average.tensors.items():
-        tensor.copy_(tensors[f"average.{name}"])
+    if average is not None:
+        average.steps = steps
+        for name, tensor in average.tensors.items():
+            tensor.copy_(tensors[f"average.{name}"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
