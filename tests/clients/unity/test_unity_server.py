@@ -230,7 +230,9 @@ def test_closing_takes_less_than_100_ms_and_ends_every_thread(serve: Serve, conn
 def test_closing_takes_less_than_100_ms_while_no_server_answers(connect: Connect) -> None:
     session = connect("tcp://127.0.0.1:1")
     session.expect("failed")
-    assert session.close()["ms"] < 100
+    closed = session.close()
+    assert closed["ms"] < 100
+    assert closed["threads_ended"] == 3
 
 
 def test_two_clients_hear_of_each_others_events(serve: Serve, connect: Connect) -> None:

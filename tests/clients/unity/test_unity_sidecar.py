@@ -83,7 +83,9 @@ def test_the_pocket_model_gives_both_clients_the_same_frames(launch: Launch, con
     ports = free_ports()
     endpoint = f"tcp://127.0.0.1:{ports[0]}"
     process = launch(ports, "--model", "pocket")
+    deadline = time.monotonic() + 120  # the model is loaded
     while process.poll() is None:
+        assert time.monotonic() < deadline, "it does not listen"
         try:
             socket.create_connection(("127.0.0.1", ports[0]), timeout=1).close()
             break

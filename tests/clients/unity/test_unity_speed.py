@@ -83,10 +83,11 @@ def p95(values: list[float]) -> float:
     return sorted(values)[int(0.95 * len(values))]
 
 
-def test_at_120_fps_a_copied_frame_is_under_1_ms_old_and_allocates_nothing(
+def test_at_120_fps_a_copied_frame_is_under_1_ms_and_a_copy_old_and_allocates_nothing(
     run_check: RunCheck, memory_dir: Path
 ) -> None:
-    """The best of five short runs. On a machine that is busy otherwise a frame may be older, by the wakings on its way:
+    """The best of five short runs. A plain copy of as many bytes, timed in the same run, is what a slower core and its
+    memory take, whoever copies. On a machine that is busy otherwise a frame may be older, by the wakings on its way:
     socket to frames thread, frames thread to reader, and the writer's own between commit and notice."""
     tried: list[str] = []
     with feeder(memory_dir, "--fps", 120) as endpoint:
@@ -98,8 +99,9 @@ def test_at_120_fps_a_copied_frame_is_under_1_ms_old_and_allocates_nothing(
             assert run["collections"] == 0
             assert run["allocated"] < 2048, "360 frames; a ping or two are allowed to allocate"
             late = p95(late_ms)
-            allowed = 1.0 if late < 0.3 else 1.0 + 3 * late
-            tried.append(f"p50 {run['age_p50_ms']:.2f} p95 {run['age_p95_ms']:.2f} ms, {allowed:.2f} allowed")
+            allowed = 1.0 + run["copy_p50_ms"] + (3 * late if late >= 0.3 else 0.0)
+            ages = f"p50 {run['age_p50_ms']:.2f} p95 {run['age_p95_ms']:.2f} ms, {allowed:.2f} allowed"
+            tried.append(f"{ages}; a copy takes {run['copy_p50_ms']:.2f} ms")
             if run["age_p95_ms"] < allowed:
                 print(run, f"a sleeping thread wakes {late:.2f} ms late (p95)")
                 return

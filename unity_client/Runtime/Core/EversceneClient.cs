@@ -201,7 +201,7 @@ namespace Everscene
         /// <summary>Asks for the server's figures; they come as <see cref="StatsReceived"/>.</summary>
         public void RequestStats() => Post(Messages.StatsRequest(writer, nextId++));
 
-        /// <summary>Says bye and ends every thread, within 100 ms.</summary>
+        /// <summary>Says bye and ends every thread; takes at most 100 ms. A thread in a connect that hangs ends a little later.</summary>
         public void Dispose()
         {
             if (State == ClientState.Stopped) return;

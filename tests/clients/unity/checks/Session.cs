@@ -17,7 +17,7 @@ namespace Everscene.Checks
     /// </summary>
     sealed class Session
     {
-        const int StragglerMs = 500;
+        const int StragglerMs = 3000;
 
         readonly ConcurrentQueue<string> commands = new ConcurrentQueue<string>();
         readonly EversceneClient client;
@@ -76,7 +76,8 @@ namespace Everscene.Checks
             Stopwatch watch = Stopwatch.StartNew();
             client.Dispose();
             double ms = watch.Elapsed.TotalMilliseconds;
-            // Dispose waits for no thread beyond its time; on a busy machine one may need a moment more to reach its end.
+            // Dispose waits for no thread beyond its time. On a busy machine one may need a moment more to reach its end, and
+            // Mono needs a second to let go of a connect that hangs.
             int ended = Array.FindAll(threads, one => one.Join(StragglerMs)).Length;
             Say("kind", "closed", "ms", ms, "shown", s.Shown, "skipped", s.Skipped, "lost", s.Lost, "torn", s.Torn,
                 "reconnects", s.Reconnects, "seen_p50_ms", s.SeenP50Ms, "age_p50_ms", s.AgeP50Ms,

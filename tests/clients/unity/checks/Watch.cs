@@ -69,7 +69,8 @@ namespace Everscene.Checks
                     "kind", "watched", "frames", frames - WarmUp + 1, "seconds", clock.Elapsed.TotalSeconds,
                     "skipped", client.Frames.Skipped, "lost", client.Frames.Lost, "detected", client.Frames.Torn,
                     "undetected", undetected, "age_p50_ms", At(counted, 0.5), "age_p95_ms", At(counted, 0.95),
-                    "age_p99_ms", At(counted, 0.99), "age_max_ms", At(counted, 1), "collections", collections,
+                    "age_p99_ms", At(counted, 0.99), "age_max_ms", At(counted, 1), "copy_p50_ms", CopyMs(capacity),
+                    "collections", collections,
                     "allocated", allocated, "memory", memory, "transport", client.Statistics.Transport,
                     "mapped", client.Frames.IsMapped));
             }
@@ -77,6 +78,27 @@ namespace Everscene.Checks
         }
 
         double At(int count, double part) => count == 0 ? double.NaN : ages[Math.Min(count - 1, (int)(part * count))];
+
+        // What a plain copy of so many bytes takes here and now, in the median: out of eight buffers, as many as a ring has slots.
+        static double CopyMs(int bytes)
+        {
+            var sources = new IntPtr[8];
+            for (int i = 0; i < sources.Length; i++)
+            {
+                sources[i] = Marshal.AllocHGlobal(bytes);
+                for (int at = 0; at < bytes; at += 1024) Marshal.WriteByte(sources[i], at, 1); // memory that is there
+            }
+            IntPtr target = Marshal.AllocHGlobal(bytes);
+            var times = new double[64];
+            for (int i = 0; i < times.Length; i++)
+            {
+                Stopwatch watch = Stopwatch.StartNew();
+                Buffer.MemoryCopy((void*)sources[i % sources.Length], (void*)target, bytes, bytes);
+                times[i] = watch.Elapsed.TotalMilliseconds;
+            }
+            Array.Sort(times);
+            return times[times.Length / 2];
+        }
 
         static bool IsWhole(long* words, int count, long number)
         {
