@@ -380,6 +380,15 @@ def test_a_page_hears_what_other_clients_do(viewer: ViewerHandle, world: FakeWor
     assert (heard["client"], heard["event"], heard["order"]) == ("feed", "night", 5)
 
 
+def test_a_page_hears_which_slots_other_clients_set(viewer: ViewerHandle, world: FakeWorld) -> None:
+    with open_page(viewer) as page:
+        next_picture(page)
+        world.on_notice(
+            Notice(kind="input", epoch=7, at_ns=0, order=5, client_id=99, client="fader", slots={"time": "at night"})
+        )
+        assert next_news(page, "input")["slots"] == {"time": "at night"}
+
+
 def test_a_page_does_not_hear_what_the_viewer_itself_did(viewer: ViewerHandle, world: FakeWorld) -> None:
     with open_page(viewer) as page:
         next_picture(page)

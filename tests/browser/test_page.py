@@ -6,6 +6,7 @@ import pytest
 from tests.bridge.fake_world import FakeWorld
 from tests.browser.chromium import Chromium
 
+from everscene_bridge.messages import Notice
 from everscene_bridge.viewer import ViewerHandle, serving
 
 pytestmark = pytest.mark.browser
@@ -63,6 +64,20 @@ def test_a_click_on_storm_sends_it_with_its_slider_and_shows_the_receipt(page: C
     assert world.asked == [("event", "storm", {"intensity": 0.7})]
     assert page.evaluate("document.querySelector('#receipts li').textContent").endswith("ms")
     page.until(f"{CAPTION}.includes('storm')")
+
+
+def test_of_others_inputs_only_the_one_a_frame_was_made_under_is_marked(page: Chromium, world: FakeWorld) -> None:
+    for order, sent in enumerate(({"event": "rain"}, {"slots": {"time": "at night"}}), start=4):
+        world.on_notice(Notice(kind="input", epoch=7, at_ns=0, order=order, client_id=99, client="feed", **sent))
+    page.until("document.querySelectorAll('#receipts li').length === 2")
+    world.order = 5
+    page.until("document.querySelector('#receipts .applied')")
+    latest, before = (
+        page.evaluate(f"[...document.querySelectorAll('#receipts li')[{row}].children].map((part) => part.textContent)")
+        for row in (0, 1)
+    )
+    assert latest[0] == "feed: time: at night" and latest[1].startswith("frame ")
+    assert before == ["feed: rain", "accepted"]
 
 
 def test_pause_becomes_resume_and_back(page: Chromium, world: FakeWorld) -> None:

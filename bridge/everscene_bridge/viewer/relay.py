@@ -179,7 +179,7 @@ class Relay:
             self.world.seen(picture.frame)
 
 
-INPUT_FIELDS = {"client", "event", "params", "prompt", "order"}
+INPUT_FIELDS = {"client", "event", "params", "prompt", "slots", "order"}
 WORLD_FIELDS = {"model", "width", "height", "fps", "steps", "device", "prompt", "epoch"}
 
 

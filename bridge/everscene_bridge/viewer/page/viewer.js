@@ -185,7 +185,7 @@ function showWorld({ model, width, height, fps, steps, device, scene, prompt }) 
   document.documentElement.style.setProperty("--ratio", `${width} / ${height}`);
   document.documentElement.style.setProperty("--wide", width / height);
   newestDecoded = 0;
-  receipts.foreign = [];
+  receipts.foreign.clear();
   if (prompt && $("prompt-now").textContent === "") showPrompt(prompt);
   const described = JSON.stringify(scene);
   if (described !== sceneShown) showScene(scene);
@@ -286,13 +286,14 @@ function paramInput(event, param) {
 
 const shorten = (value) => typeof value === "number" ? String(Number(value.toFixed(2))) : String(value);
 const shortParams = (params) => Object.values(params ?? {}).map(shorten).join(", ");
+const shortSlots = (slots) => Object.entries(slots ?? {}).map(([name, words]) => `${name}: ${words}`).join(", ");
 
 // ---- receipts ------------------------------------------------------------------------------------------------------
 
 const receipts = {
   list: $("receipts"),
   open: new Map(),                 // id → {row, cell, mine}
-  foreign: [],                     // {row, order}: other clients' inputs that no frame has shown yet
+  foreign: new Map(),              // order → row: other clients' inputs that were not seen in a frame
   nextId: 1,
 
   addRow(what, detail) {
@@ -344,16 +345,18 @@ const receipts = {
     if (why) row.append(make("span", "why", why));
   },
 
-  addForeign({ client, event, params, prompt, order }) {
-    const row = this.addRow(`${client}: ${event ?? prompt}`, shortParams(params));
+  // Of what others sent the page knows that it was accepted, and of the latest input under a frame that it was applied.
+  addForeign({ client, event, params, prompt, slots, order }) {
+    const row = this.addRow(`${client}: ${event ?? prompt ?? shortSlots(slots)}`, shortParams(params));
     row.lastChild.textContent = "accepted";
-    this.foreign.push({ row, order });
+    this.foreign.set(order, row);
+    if (this.foreign.size > MOST_RECEIPTS) this.foreign.delete(this.foreign.keys().next().value);
   },
 
   reached(order, frame) {
-    while (this.foreign.length && this.foreign[0].order <= order) {
-      this.finish(this.foreign.shift().row, "applied", `frame ${frame}`, "");
-    }
+    const row = this.foreign.get(order);
+    if (row) this.finish(row, "applied", `frame ${frame}`, "", "first frame under it that was drawn here");
+    this.foreign.delete(order);
   },
 
   loseOpen() {
