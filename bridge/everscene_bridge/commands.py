@@ -75,7 +75,7 @@ class Commands:
         }  # and `image`, which has a picture
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Finish what is being read and written. The stream has stopped: what comes of it is given up."""
         self._keeper.shutdown(wait=True)
 
     def keep_automatic(self, snapshot: Snapshot) -> None:
@@ -199,8 +199,8 @@ class Commands:
             lambda engine: self._attempt(number, answer, lambda: act(engine)), self._give_up(number, answer)
         )
 
-    def _give_up(self, number: int, answer: Answer) -> Callable[[str], None]:
-        return lambda why: answer(_failed(number, CommandFailed("engine", why)))
+    def _give_up(self, number: int, answer: Answer) -> Callable[[CommandFailed], None]:
+        return lambda why: answer(_failed(number, why))
 
     def _attempt(self, number: int, answer: Answer, action: Callable[[], Result | None]) -> None:
         """Do it and answer; a result of None means that the answer comes from elsewhere."""

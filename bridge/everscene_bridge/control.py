@@ -98,7 +98,7 @@ class Control:
         self._notices_since_ns = 0
         self._notices = 0
         self._notices_skipped = 0
-        self.closing = False  # no more events and prompts are taken; guarded by the stream's `changed`
+        self.closing = False  # no more events, prompts and commands are taken; guarded by the stream's `changed`
         self.errors = 0
         self._thread = threading.Thread(target=self._serve_on, name="everscene-control", daemon=True)
 
@@ -249,8 +249,7 @@ class Control:
         elif isinstance(message, Seen):
             self._note_seen(message)
         elif isinstance(message, Command):
-            client_id = session.client_id
-            self._commands.take(message, lambda reply: self._reply(client_id, reply), picture)
+            self._command(session, message, picture)
         elif isinstance(message, Bye):
             self._receipts.forget(session.client_id)
             self._forget(route)
@@ -321,6 +320,14 @@ class Control:
             stream.hand_out()
             stream.changed.notify_all()
         self._send_packed(session.route, accepted)
+
+    def _command(self, session: Session, command: Command, picture: bytes | None) -> None:
+        client_id = session.client_id
+        with self._stream.changed:  # so that none is begun once the server closes
+            if self.closing:
+                self._send(session.route, Reply(id=command.id, ok=False, code="closing", reason="the server stops"))
+                return
+            self._commands.take(command, lambda reply: self._reply(client_id, reply), picture)
 
     def _repeat(self, session: Session, message_id: int, now_ns: int) -> bool:
         """Whether an event or prompt has come before, over a connection that broke: then its receipt is sent again."""

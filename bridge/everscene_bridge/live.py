@@ -53,7 +53,7 @@ class Task:
     """Something to do with the engine between two chunks, while nothing is decoded."""
 
     act: Callable[[EnginePort], None]  # on the engine's thread
-    give_up: Callable[[str], None]  # told why, in place of `act` or when it raised
+    give_up: Callable[[CommandFailed], None]  # told why, in place of `act` or when it raised
 
 
 class LiveStream:
@@ -116,7 +116,7 @@ class LiveStream:
             if thread.is_alive():
                 thread.join()
         with self.changed:
-            self._drop_tasks("the server stops")
+            self._drop_tasks(CommandFailed("closing", "the server stops"))
         self._close_engine()
 
     def hand_out(self) -> None:
@@ -252,12 +252,14 @@ class LiveStream:
 
     # Tasks, and what they can do
 
-    def do(self, act: Callable[[EnginePort], None], give_up: Callable[[str], None]) -> None:
+    def do(self, act: Callable[[EnginePort], None], give_up: Callable[[CommandFailed], None]) -> None:
         """Have this done on the engine's thread between two chunks; or `give_up` is told why not. Any thread."""
         with self.changed:
             self._tasks.append(Task(act, give_up))
-            if self.timeline.engine_down or self._stopping.is_set():
-                self._drop_tasks(self.timeline.engine_down or "the server stops")
+            if self._stopping.is_set():
+                self._drop_tasks(CommandFailed("closing", "the server stops"))
+            elif self.timeline.engine_down:
+                self._drop_tasks(_being_made_anew(self.timeline.engine_down))
             self.changed.notify_all()
 
     def _run(self, task: Task) -> None:
@@ -265,14 +267,14 @@ class LiveStream:
         try:
             task.act(self._engine)
         except Exception as failure:  # noqa: BLE001 — whatever an engine raises, the show goes on
-            task.give_up(f"{type(failure).__name__}: {failure}")
+            task.give_up(CommandFailed("engine", f"{type(failure).__name__}: {failure}"))
             self._fail(serial, failure)
         with self.changed:
             self._in_task = False
             self.hand_out()
             self.changed.notify_all()
 
-    def _drop_tasks(self, why: str) -> None:
+    def _drop_tasks(self, why: CommandFailed) -> None:
         while self._tasks:
             self._tasks.popleft().give_up(why)
 
@@ -330,13 +332,13 @@ class LiveStream:
     def _standing_picture(self) -> Iterator[None]:
         """The picture on the screen stays the one that it is, so that there is one to go back from."""
         with self.changed:
-            self.timeline.going_back = True
+            self.timeline.stands = True
             self.await_published()
         try:
             yield
         finally:
             with self.changed:
-                self.timeline.going_back = False
+                self.timeline.stands = False
                 self.changed.notify_all()
 
     def await_published(self) -> None:
@@ -401,7 +403,7 @@ class LiveStream:
             self._back_off.failed()
             reason = f"{type(failure).__name__}: {failure}"
             log.error("the engine failed: %s", reason, exc_info=failure)
-            self._drop_tasks(f"the engine failed: {reason}")
+            self._drop_tasks(_being_made_anew(reason))
             self.timeline.failed(f"{reason}; trying again in {self._back_off.seconds:g} s")
             self.hand_out()
             self.changed.notify_all()
@@ -463,3 +465,7 @@ class LiveStream:
             engine.close()
             raise
         return engine, snapshot
+
+
+def _being_made_anew(why: str) -> CommandFailed:
+    return CommandFailed("not_now", f"the engine is being made anew ({why})")

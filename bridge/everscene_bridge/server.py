@@ -142,12 +142,18 @@ class Server:
         self.stream.start()
 
     def stop(self) -> None:
-        """Give every open input its end, tell the clients, stop the threads, unlink the ring. Twice does nothing."""
+        """Give every open input its end, tell the clients, stop the threads, unlink the ring. Twice does nothing.
+
+        In an order in which whoever has to answer is still there: commands are done, or given up, before the control
+        thread sends its last words.
+        """
         if not self._stopped.acquire(blocking=False):
             return
         with self.stream.changed:
             self._closing = True
             self.control.closing = True
+            self.stream.timeline.stands = True
+            self.stream.await_published()
             self.stream.timeline.ledger.reject_all("closing", "the server stops")
             self.stream.hand_out()
             notice = Notice(
@@ -155,10 +161,12 @@ class Server:
             )
             self.publisher.announce(notice)
         self.publisher.stop()
-        self._commands.close()
-        self.control.stop()
-        self.stream.stop()
-        self._context.term()
+        try:
+            self.stream.stop()
+        finally:
+            self._commands.close()
+            self.control.stop()
+            self._context.term()
 
     def change_scene(self, scene: Scene) -> None:
         """Go by another scene from the next chunk on; what events put into slots stays where it has these slots.

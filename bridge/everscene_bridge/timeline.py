@@ -71,7 +71,7 @@ class Timeline:
         self._beginnings = Beginnings(info.fps)  # of momentary events
         self._steering = Steering(info.fps, info.frames_per_chunk)
         self.paused = False
-        self.going_back = False  # a command that goes back is under way: no frame is taken meanwhile
+        self.stands = False  # no frame is taken: the world goes back, or the server stops
         self.publishing = False  # a frame was taken and is not out yet
         self._works = 0
         self._world = 0
@@ -347,7 +347,7 @@ class Timeline:
 
     def next_due_ns(self) -> int | None:
         """When the next frame is to be published (0: at once); None: there is none yet."""
-        if not self._ready or self.paused or self.going_back:
+        if not self._ready or self.paused or self.stands:
             return None
         return 0 if self.clock.due_ns is None else self.clock.due_ns
 

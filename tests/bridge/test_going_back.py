@@ -51,12 +51,12 @@ class SlowCopies(PatternEngine):
         return replace(block, pixels=pictures)
 
 
-def test_while_the_world_goes_back_no_frame_is_due() -> None:
+def test_while_the_picture_stands_no_frame_is_due() -> None:
     sim = Simulation().run(2000)
     shown = len(sim.shown)
-    sim.timeline.going_back = True
+    sim.timeline.stands = True
     assert sim.timeline.next_due_ns() is None
-    sim.timeline.going_back = False
+    sim.timeline.stands = False
     sim.run(3000)
     assert len(sim.shown) > shown
 
