@@ -28,8 +28,8 @@ def chosen(switched: dict[str, Figure], steady: dict[str, dict[str, Figure]]) ->
     """The figures that the table has, of all that were measured."""
     rows = {name: figure for name, figure in switched.items() if "new attribute of any kind" in name}
     rows |= {name: figure for name, figure in switched.items() if "same subject" in name or "not changed" in name}
-    first, *_, last, mean, _ = steady
-    for second in (first, last, mean):
+    *seconds, mean, _ = steady
+    for second in dict.fromkeys((seconds[0], seconds[-1], mean)):
         for name in ("setting, time and weather", "subject there", "same subject"):
             rows[f"one prompt, {second}: {name}"] = steady[second][name]
     return rows
