@@ -1,24 +1,18 @@
 """Receipts of a client whose connection breaks: docs/protocol.md §5."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from tests.bridge.harness import Bare
 from tests.bridge.wire import Wire
+from tests.waiting import wait_for
 
 from everscene_bridge.client import Client
 from everscene_bridge.errors import Disconnected
 from everscene_bridge.kept_receipts import KeptReceipts
 from everscene_bridge.protocol import KEPT_RECEIPTS, KEPT_RECEIPTS_S, NS
 from everscene_bridge.server import Server
-
-
-def wait_for(ready: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 10
-    while not ready():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.bridge.harness import make_engine
+from tests.serve_process import ServeProcess
+from tests.waiting import wait_for
 
 from everscene_bridge.client import Client
 from everscene_bridge.client_link import Link, Listener
@@ -26,13 +28,6 @@ from everscene_bridge.server import Server
 from everscene_bridge.settings import ServeSettings
 
 StartServer = Callable[..., Server]
-
-
-def wait_for(ready: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
 
 
 def test_the_readmes_example(server: Server) -> None:
@@ -106,14 +101,14 @@ def test_newest_wins_leaves_out_what_came_meanwhile(world: Client) -> None:
         numbers.append(frame.number)
         if len(numbers) == 4:
             break
-        wait_for(lambda enough=frame.number + 4: world.stats().frame >= enough)
+        wait_for(lambda enough=frame.number + 4: world.stats().frame >= enough, "the frames do not come")
     assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(numbers))
 
 
 def test_in_order_jumps_when_the_caller_is_too_slow_and_counts(server: Server, world: Client) -> None:
     frames = world.frames(in_order=True, timeout=5)
     first = next(frames)
-    wait_for(lambda: world.stats().frame > first.number + 12, 20)
+    wait_for(lambda: world.stats().frame > first.number + 12, "the frames do not come", 20)
     second = next(frames)
     assert second.number - first.number > 8
     assert world.lost_frames == second.number - first.number - 1
@@ -123,7 +118,7 @@ def test_latest_is_the_newest_frame_or_none(start_server: StartServer) -> None:
     server = start_server(lambda: PatternEngine(width=64, height=36, times=PatternTimes(forward=0.1)))
     with Client(server.endpoint) as world:
         assert world.latest() is None
-        wait_for(lambda: world.latest() is not None)
+        wait_for(lambda: world.latest() is not None, "no frame came")
         frame = world.latest()
         assert frame is not None and frame.pts == pytest.approx((frame.number - 1) / 16)
 
@@ -255,7 +250,7 @@ def test_seen_frames_are_accounted(world: Client) -> None:
         if frame.number >= again.frame:
             world.seen(frame)
             break
-    wait_for(lambda: world.stats().seen_ms.n >= 1)
+    wait_for(lambda: world.stats().seen_ms.n >= 1, "it was not taken into account")
 
 
 def test_news_reaches_the_callback(server: Server) -> None:
@@ -263,7 +258,7 @@ def test_news_reaches_the_callback(server: Server) -> None:
     with Client(server.endpoint) as other, Client(server.endpoint, on_notice=news.append) as world:
         next(world.frames(timeout=5))
         other.event("storm").wait(timeout=5)
-        wait_for(lambda: {one.kind for one in news} >= {"input", "prompt"})
+        wait_for(lambda: {one.kind for one in news} >= {"input", "prompt"}, "the notices did not come")
     assert next(one for one in news if one.kind == "input").client_id == other.client_id
 
 
@@ -347,34 +342,6 @@ def test_a_token_that_nobody_asks_for_does_no_harm(server: Server) -> None:
 # A server that goes away
 
 
-class ServeProcess:
-    """`everscene serve --model pattern` in a process of its own."""
-
-    def __init__(self, ring_dir: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "everscene_bridge", "serve", "--model", "pattern", "--no-viewer"]
-        ports = ["--control-port", "0", "--frames-port", "0"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
-        self.process = subprocess.Popen(
-            [*command, *(options if "--control-port" in options else [*ports, *options]), "--ring-dir", str(ring_dir)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.lines: list[str] = []
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.strip())
-            if line.startswith("Ctrl-C"):
-                break
-
-    def address(self, name: str) -> str:
-        return next(line.split()[1] for line in self.lines if line.startswith(name))
-
-    def end(self, kind: int) -> int:
-        self.process.send_signal(kind)
-        return self.process.wait(10)
-
-
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_clean_and_unlinks_the_ring(tmp_path: Path, kind: int) -> None:
     served = ServeProcess(tmp_path)
@@ -382,7 +349,7 @@ def test_a_signal_stops_the_server_clean_and_unlinks_the_ring(tmp_path: Path, ki
         next(world.frames(timeout=5))
         assert len(list(tmp_path.glob("*.ring"))) == 1
         assert served.end(kind) == 0
-        wait_for(lambda: not world.connected)
+        wait_for(lambda: not world.connected, "the client did not notice")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -397,14 +364,14 @@ def test_after_a_kill_the_next_server_sweeps_and_the_client_has_the_stream_again
         assert first.end(signal.SIGKILL) != 0
         left = set(tmp_path.glob("*.ring"))
         assert len(left) == 1
-        wait_for(lambda: not world.connected)
+        wait_for(lambda: not world.connected, "the client did not notice")
         assert world.state == "disconnected"
         second = ServeProcess(tmp_path, "--control-port", control, "--frames-port", frames)
         back = time.monotonic()
         with Client(second.address("control"), timeout=20) as newcomer:
             next(newcomer.frames(timeout=20))
         newcomers_s = time.monotonic() - back  # on this machine, as busy as it is
-        wait_for(lambda: world.connected, 10)
+        wait_for(lambda: world.connected, "it did not connect again")
         frame = next(seen)
         assert time.monotonic() - back < newcomers_s + 2  # the longest pause before it tries again, docs/protocol.md §1
         assert read_mark(frame.pixels)[0] == frame.number - 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.bridge.harness import QUICK, Bare, make_engine
 from tests.bridge.simulation import MS, Simulation
+from tests.waiting import wait_for
 
 from everscene_bridge import protocol, snapshots
 from everscene_bridge.client import Client
@@ -51,13 +52,6 @@ def first_cut(world: Client, after: int, command: Callable[[], Any]) -> tuple[An
         answer = pool.submit(command)
         frame = first_with(protocol.FLAG_CUT, frames, after)
         return answer.result(), frame
-
-
-def wait_for(ready: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 10
-    while not ready():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 @pytest.fixture

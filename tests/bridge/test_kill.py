@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.bridge.test_client import ServeProcess
+from tests.serve_process import ServeProcess
 
 from everscene_bridge import snapshots
 from everscene_bridge.client import Client
@@ -41,10 +41,7 @@ def serve(folders: tuple[Path, Path]) -> Iterator[Callable[..., ServeProcess]]:
 
     yield start
     for one in served:
-        one.process.kill()
-        one.process.wait(10)
-        assert one.process.stdout is not None
-        one.process.stdout.close()
+        one.close()
 
 
 def frames_until(world: Client, last: int) -> dict[int, Frame]:

@@ -2,10 +2,10 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
+from tests.waiting import wait_for
 from typer.testing import CliRunner
 
 from everscene_bridge.cli import app
@@ -21,15 +21,6 @@ from everscene_engine.rank_processes import RankProcesses
 TWO = EngineChoice("pocket", steps=1, device="cpu", threads=1, gpus=2)
 
 
-def within(seconds: float, ready: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def others_of(server: Server) -> RankProcesses:
     engine = server.stream._engine
     assert isinstance(engine, LiveEngine)
@@ -43,13 +34,13 @@ def test_a_killed_rank_is_told_within_five_seconds_and_the_server_goes_on(
     server = start_server(loader(TWO), autosave_s=0.2)
     with Client(server.endpoint) as world:
         world.event("rain").wait("applied", 30)
-        assert within(30, lambda: bool(server.stream._autosaves))
+        wait_for(lambda: server.stream._autosaves, "no automatic snapshot", 30)
         lost = others_of(server).process_ids
         os.kill(lost[0], signal.SIGKILL)
-        assert within(5, lambda: "rank 1 was ended by signal 9" in server.stream.timeline.engine_down)
-        assert within(60, lambda: not server.stream.timeline.engine_down)
+        wait_for(lambda: "rank 1 was ended by signal 9" in server.stream.timeline.engine_down, "it was not told", 5)
+        wait_for(lambda: not server.stream.timeline.engine_down, "the engine was not made anew", 60)
         before = world.stats().frame
-        assert within(60, lambda: world.stats().frame > before + 8)
+        wait_for(lambda: world.stats().frame > before + 8, "the stream has stopped", 60)
         assert others_of(server).process_ids != lost
         assert "rain" in world.stats().prompt
 

@@ -1,7 +1,7 @@
 """What becomes of the C# Core's receipts when its connection breaks: docs/protocol.md §5."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -10,6 +10,7 @@ import pytest
 from everscene_bridge.client import Client
 from everscene_bridge.server import Server
 from tests.bridge.wire import Wire
+from tests.waiting import wait_for
 
 from .conftest import Connect, Serve
 from .rogues import router
@@ -17,13 +18,6 @@ from .session import Session
 from .test_unity_rogues import welcome
 
 pytestmark = pytest.mark.slow  # make test-unity runs it
-
-
-def wait_for(ready: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 10
-    while not ready():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 @pytest.fixture

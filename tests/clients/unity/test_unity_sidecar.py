@@ -3,8 +3,6 @@
 import itertools
 import signal
 import socket
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from everscene_bridge.client import Client
+from tests.serve_process import ServeProcess
 
 from .conftest import Connect
 
 pytestmark = pytest.mark.slow  # make test-unity runs it
 
-Launch = Callable[..., "subprocess.Popen[str]"]
-EVERSCENE = Path(sys.executable).with_name("everscene")
+Launch = Callable[..., ServeProcess]
 
 
 def free_ports(count: int = 2) -> list[int]:
@@ -32,35 +30,29 @@ def free_ports(count: int = 2) -> list[int]:
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start `everscene serve` on the given ports."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[ServeProcess] = []
 
-    def start(ports: list[int], *options: str) -> "subprocess.Popen[str]":
-        command = [str(EVERSCENE), "serve", "--no-viewer", "--ring-dir", str(tmp_path), *options]
-        command += ["--control-port", str(ports[0]), "--frames-port", str(ports[1])]
-        log = (tmp_path / f"serve-{len(started)}.log").open("w")
-        started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True))
-        log.close()
+    def start(ports: list[int], *options: str) -> ServeProcess:
+        chosen = ("--control-port", str(ports[0]), "--frames-port", str(ports[1]))
+        started.append(ServeProcess(tmp_path, *chosen, *options))
         return started[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            process.wait(timeout=20)
+    for served in started:
+        served.close()
 
 
 def test_a_killed_sidecar_is_found_again_when_it_is_back(launch: Launch, connect: Connect) -> None:
     ports = free_ports()
     session = connect(f"tcp://127.0.0.1:{ports[0]}")
-    first = launch(ports, "--model", "pattern")
+    first = launch(ports)
     epoch = session.expect("connected", timeout=30)["epoch"]
     session.frames(5)
-    first.kill()
+    first.process.kill()
     session.expect("disconnected")
     session.do("event night")  # waits five seconds for a connection, which is not enough for this one
     assert session.expect("receipt", name="night", timeout=10)["code"] == "not_connected"
-    launch(ports, "--model", "pattern")
+    launch(ports)
     assert session.expect("connected", timeout=30)["epoch"] != epoch
     assert {frame["epoch"] for frame in session.frames(5)} != {epoch}
     session.do("event storm")
@@ -70,29 +62,21 @@ def test_a_killed_sidecar_is_found_again_when_it_is_back(launch: Launch, connect
 def test_a_frozen_sidecar_is_taken_up_again_when_it_thaws(launch: Launch, connect: Connect) -> None:
     ports = free_ports()
     session = connect(f"tcp://127.0.0.1:{ports[0]}")
-    process = launch(ports, "--model", "pattern")
+    served = launch(ports)
     session.expect("connected", timeout=30)
     before = session.frames(5)[-1]["number"]
-    process.send_signal(signal.SIGSTOP)
+    served.process.send_signal(signal.SIGSTOP)
     time.sleep(4)  # the heartbeat is stale after three seconds
-    process.send_signal(signal.SIGCONT)
+    served.process.send_signal(signal.SIGCONT)
     assert session.frames(5)[-1]["number"] > before
 
 
 def test_the_pocket_model_gives_both_clients_the_same_frames(launch: Launch, connect: Connect, tmp_path: Path) -> None:
     ports = free_ports()
     endpoint = f"tcp://127.0.0.1:{ports[0]}"
-    process = launch(ports, "--model", "pocket")
-    deadline = time.monotonic() + 120  # the model is loaded
-    while process.poll() is None:
-        assert time.monotonic() < deadline, "it does not listen"
-        try:
-            socket.create_connection(("127.0.0.1", ports[0]), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.2)
-    if process.poll() is not None:
-        pytest.skip(f"everscene serve --model pocket: {(tmp_path / 'serve-0.log').read_text().strip()[-300:]}")
+    served = launch(ports, "--model", "pocket")
+    if not served.serves:
+        pytest.skip(f"everscene serve --model pocket: {served.lines}")
     session = connect(endpoint, "playback=InOrder")
     assert session.expect("connected", timeout=30)["model"] == "pocket"
     session.do("frames 100000")
