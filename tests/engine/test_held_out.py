@@ -2,12 +2,17 @@
 
 import random
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from everscene_engine.training.clip_pool import other_kinds
+from everscene_engine.text import PocketTextConfig, PocketTextEncoder
+from everscene_engine.training.clip_pool import ClipPool, other_kinds
 from everscene_engine.training.stories import Story
+from everscene_engine.training.world.captions import VOCABULARY
 from everscene_engine.training.world.names import (
     HELD_OUT_SCENES,
     HELD_OUT_SUBJECTS,
@@ -85,6 +90,26 @@ def test_what_stands_in_the_place_of_a_subject_is_none_of_them() -> None:
 def test_every_second_faded_clip_shows_one_of_the_other_kinds_in_turn() -> None:
     red = torch.zeros(8, dtype=torch.long)
     assert other_kinds(torch.full((8,), 1), red).tolist() == [-1, 2, -1, 0] * 2
+
+
+class Cast(ClipPool):
+    """A pool whose latents are the kind and the colour of the subject."""
+
+    def _latents_of(self, clip: Clip) -> Tensor:
+        world = clip.world
+        pair = torch.stack([world.subject_kind, world.subject_colour], 1).float()
+        return pair[:, None, :, None, None].expand(-1, (self._chunks + 1) * self._chunk_frames, -1, -1, -1)
+
+
+def test_faded_clips_lean_to_what_stands_in_the_place_of_their_subject() -> None:
+    autoencoder: Any = SimpleNamespace(config=SimpleNamespace(latent_shape=(2, 1, 1)))
+    text = PocketTextEncoder(PocketTextConfig(VOCABULARY))
+    pool = Cast(autoencoder, text, 64, 3, 2, torch.device("cpu"), seed=0, fresh=64, faded=0.75)
+    pool.refresh()
+    cast, leaning = pool._latents[:, 0, :, 0, 0].long(), pool._own[:, 0, :, 0, 0].long()
+    assert leaning[:48, 0].tolist() == other_kinds(cast[:48, 0], cast[:48, 1]).tolist()
+    assert torch.equal(leaning[:, 1], cast[:, 1]) and torch.equal(leaning[48:], cast[48:])
+    assert cast[:, 1].max() >= len(SUBJECT_COLOURS)
 
 
 def test_a_change_never_leads_into_one() -> None:
