@@ -106,7 +106,7 @@ def _switch(
     rng: random.Random, seed: int, field: str, before: str, after: str, group: str = SEEN, **given: str
 ) -> Play:
     while True:
-        rest = replace(drawn(rng), **given)  # type: ignore[arg-type]
+        rest = replace(drawn(rng), **given)
         first, second = replace(rest, **{field: before}), replace(rest, **{field: after})
         if not (first.scene_held_out or second.scene_held_out):
             return Play(seed, ((0, first), (CHUNKS_BEFORE, second)), field, group)
