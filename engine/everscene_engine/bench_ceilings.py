@@ -3,7 +3,6 @@
 Measured in the same run as the chunk, on random numbers (zeros are quicker), at the model's own shapes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from everscene_engine.attention import attend
 from everscene_engine.config import StreamConfig, TransformerConfig
 from everscene_engine.stopwatch import Stopwatch
 from everscene_kernels.attention_cudnn import CudnnFP8Attention
-from everscene_kernels.fp8 import FP8Rows, has_fp8_units, quantize_rows
+from everscene_kernels.fp8 import has_fp8_units, multiply, quantize_rows
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,9 @@ def _products(
     bias = torch.randn(outer, device=device, dtype=dtype)
     ms = {"plain": watch.each(lambda: F.linear(x, weight, bias))}
     if has_fp8_units(device, inner, outer):
-        ms["fp8"] = watch.each(_fp8_product(quantize_rows(x), quantize_rows(weight), bias))
+        of_x, of_weight = quantize_rows(x), quantize_rows(weight)
+        ms["fp8"] = watch.each(lambda: multiply(of_x, of_weight, bias))
     return ms
-
-
-def _fp8_product(rows: FP8Rows, weight: FP8Rows, bias: torch.Tensor) -> Callable[[], object]:
-    columns, across = weight.values.t(), weight.scales.t()
-    return lambda: torch._scaled_mm(
-        rows.values, columns, rows.scales, across, bias, out_dtype=torch.bfloat16, use_fast_accum=True
-    )
 
 
 def _attention(

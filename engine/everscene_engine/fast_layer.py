@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from everscene_engine.eight_bit import value_scale
 from everscene_engine.stored_linear import StoredLinear
 from everscene_engine.transformer import Attention, Block
-from everscene_kernels import fused_triton, nvfp4_triton, nvfp4_weights
+from everscene_kernels import fp8, fused_triton, nvfp4_triton, nvfp4_weights
 from everscene_kernels.fp8 import FP8Rows, quantize_rows
 from everscene_kernels.fused import Affine
 from everscene_kernels.nvfp4 import NVFP4Tensor
@@ -76,19 +76,7 @@ class Product:
             assert isinstance(rows, Tensor)
             return F.linear(rows, weight, self._bias)
         assert isinstance(rows, FP8Rows)
-        if not rows.values.is_cuda:
-            wide = rows.dequantize() @ weight.dequantize().t() + self._bias.float()
-            return wide.to(torch.bfloat16)
-        out: Tensor = torch._scaled_mm(
-            rows.values,
-            weight.values.t(),
-            rows.scales,
-            weight.scales.t(),
-            self._bias,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
-        return out
+        return fp8.multiply(rows, weight, self._bias)
 
     def rows(self, x: Rows, gelu: bool = False) -> Rows:
         """x [R, in] as this product wants it, after GELU with `gelu`."""

@@ -69,15 +69,35 @@ def scaled(wide: Tensor, inverses: Tensor) -> Tensor:
     return e4m3(wide * inverses)
 
 
+def multiply_reference(rows: FP8Rows, weight: FP8Rows, bias: Tensor | None = None) -> Tensor:
+    """rows [R, in] times weight [out, in], plus bias [out]: sum, scales and bias in float32, [R, out]."""
+    out = (rows.values.float() @ weight.values.float().t()) * rows.scales * weight.scales.t()
+    return out if bias is None else out + bias.float()
+
+
+def multiply(rows: FP8Rows, weight: FP8Rows, bias: Tensor | None = None) -> Tensor:
+    """The same in bfloat16, bias too: on a GPU on its FP8 units, which it must have for these sizes (`has_fp8_units`),
+    accumulated fast; on a CPU `multiply_reference`, rounded once."""
+    if not rows.values.is_cuda:
+        return multiply_reference(rows, weight, bias).to(torch.bfloat16)
+    out: Tensor = torch._scaled_mm(
+        rows.values,
+        weight.values.t(),
+        scale_a=rows.scales,
+        scale_b=weight.scales.t(),
+        bias=bias,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )
+    return out
+
+
 def linear_fp8_reference(x: Tensor, weight: FP8Rows, bias: Tensor | None = None) -> Tensor:
     """x [..., in] quantised by row, times weight [out, in], plus bias [out]; [..., out] in x's dtype.
 
     Sum, scales and bias in float32; rounded once, at the end.
     """
-    rows = quantize_rows(x.reshape(-1, x.shape[-1]))
-    out = (rows.values.float() @ weight.values.float().t()) * rows.scales * weight.scales.t()
-    if bias is not None:
-        out = out + bias.float()
+    out = multiply_reference(quantize_rows(x.reshape(-1, x.shape[-1])), weight, bias)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.values.shape[0])
 
 
@@ -98,13 +118,5 @@ def linear_fp8(x: Tensor, weight: FP8Rows, bias: Tensor | None = None) -> Tensor
     if not has_fp8_units(x.device, inner, outer):
         return linear_fp8_reference(x, weight, bias)
     rows = quantize_rows(x.reshape(-1, inner))
-    out: Tensor = torch._scaled_mm(
-        rows.values,
-        weight.values.t(),
-        scale_a=rows.scales,
-        scale_b=weight.scales.t(),
-        bias=None if bias is None else bias.to(torch.bfloat16),
-        out_dtype=torch.bfloat16,
-        use_fast_accum=True,
-    )
+    out = multiply(rows, weight, None if bias is None else bias.to(torch.bfloat16))
     return out.to(x.dtype).reshape(*x.shape[:-1], outer)

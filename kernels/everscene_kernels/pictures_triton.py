@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everscene_kernels.fused_triton import INTERPRETED, _inverse
 from everscene_kernels.launch import check_launch
+from everscene_kernels.nvfp4_triton import _rounded
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _NUMBERS = 4096  # of a program
@@ -20,10 +21,8 @@ _NATIVE = tl.constexpr(not INTERPRETED)
 def _store(out, at, wide, mask):
     if _NATIVE:
         tl.store(out + at, wide.to(tl.bfloat16), mask=mask)
-    else:  # the interpreter cuts off
-        bits = wide.to(tl.int32, bitcast=True)
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
-        tl.store(out + at, rounded.to(tl.bfloat16), mask=mask)
+    else:  # the interpreter's own conversion cuts off
+        tl.store(out + at, _rounded(wide, True).to(tl.bfloat16), mask=mask)
 
 
 @triton.jit

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from everscene_engine.bench_engine import BenchOptions
 from everscene_engine.bench_machine import clocks, machine
-from everscene_engine.bench_run import World, make_world
+from everscene_engine.bench_run import World, make_world, relative_error
 from everscene_engine.models.calibrate import calibrate
 from everscene_engine.models.presets import preset
 from everscene_engine.pocket import best_dtype, load_pocket
@@ -48,10 +48,6 @@ FORMATS = [("bf16", "bf16"), ("fp8", "bf16"), ("nvfp4", "bf16"), ("bf16", "nvfp4
            ("nvfp4", "nvfp4")]  # fmt: skip
 Result = dict[str, Any]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
 
 
 def in_fp8(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -114,8 +110,8 @@ def layers(options: BenchOptions) -> Result:
         x, kind = inputs.rows[name], name.split(".", 2)[2]
         exact = F.linear(x.float(), linear.weight.float(), linear.bias.float())
         for form, product in PRODUCTS.items():
-            found[form][kind].append(error(product(x, linear.weight, linear.bias), exact))
-        found["bf16"][kind].append(error(linear(x), exact))
+            found[form][kind].append(relative_error(product(x, linear.weight, linear.bias), exact))
+        found["bf16"][kind].append(relative_error(linear(x), exact))
     table = {
         form: {kind: round(sum(one) / len(one), 5) for kind, one in kinds.items()} for form, kinds in found.items()
     }
@@ -134,7 +130,7 @@ def chunks(options: BenchOptions) -> Result:
     for precision, kv in FORMATS:
         free()
         made = latents_of(make_world(replace(options, precision=precision, kv=kv)))
-        errors = [error(a, b) for a, b in zip(made, wanted, strict=True)]
+        errors = [relative_error(a, b) for a, b in zip(made, wanted, strict=True)]
         found[f"{precision} + {kv} kv"] = [round(each, 5) for each in errors]
     return {"relative_error": found}
 
@@ -239,7 +235,7 @@ def calibration(options: BenchOptions) -> Result:
                 assert chunk is not None
                 made[name].append(chunk.latents)
     wanted = torch.cat(made["exact"])
-    return {name: round(error(torch.cat(found), wanted), 4) for name, found in made.items() if name != "exact"}
+    return {name: round(relative_error(torch.cat(found), wanted), 4) for name, found in made.items() if name != "exact"}
 
 
 def free() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from everscene_engine.attention import attend
+from everscene_engine.bench_run import relative_error
 from everscene_engine.eight_bit import value_scale
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.pocket import load_pocket
@@ -58,12 +59,8 @@ class Watched:
             return in_fp8(q, keys, values, self._factors[layer], self._kind)
         for kind in KINDS:
             made = in_fp8(q, keys, values, self._factors[layer], kind)
-            self._found[kind, layer].append(error(made, wanted))
+            self._found[kind, layer].append(relative_error(made, wanted))
         return wanted
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
 
 
 def run(prompts: list[str], chunks: int, seed: int, kind: str | None, found: Any) -> list[Tensor]:
@@ -108,9 +105,9 @@ def main() -> None:
         chunks: dict[str, Any] = {"part": "chunks"}
         for kind in KINDS:
             other = run(options.prompts, options.chunks, 0, kind, found)
-            chunks[kind] = [round(error(a, b), 4) for a, b in zip(other, exact, strict=True)]
+            chunks[kind] = [round(relative_error(a, b), 4) for a, b in zip(other, exact, strict=True)]
         other = run(options.prompts, options.chunks, 1, None, defaultdict(list))
-        chunks["other noise"] = [round(error(a, b), 4) for a, b in zip(other, exact, strict=True)]
+        chunks["other noise"] = [round(relative_error(a, b), 4) for a, b in zip(other, exact, strict=True)]
         print(json.dumps(chunks), flush=True)
 
 

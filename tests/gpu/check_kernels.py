@@ -20,6 +20,7 @@ from torch import Tensor
 
 from everscene_engine.attention import attend
 from everscene_engine.bench_machine import clocks, machine
+from everscene_engine.bench_run import relative_error
 from everscene_engine.rope import rotate, time_shift
 from everscene_engine.stopwatch import Stopwatch
 from everscene_kernels import attention_cudnn, attention_triton, before_linear, fp8, fused, nvfp4, nvfp4_kv
@@ -34,6 +35,7 @@ TOKENS, KEYS, HEADS, WIDTH = 7040, 28160, 24, 128
 DIM, INNER, FRAMES = 3072, 14336, 8
 TILES = [Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 4, 3), Tile(64, 128, 4, 3),
          Tile(128, 128, 4, 2), Tile(128, 256, 8, 2)]  # fmt: skip
+E4M3_NAN = 0x7F
 Result = dict[str, Any]
 
 device = torch.device("cuda")
@@ -44,10 +46,6 @@ bandwidth = 0.0  # bytes a millisecond
 def noise(*shape: int, seed: int = 0, spread: float = 1.0) -> Tensor:
     generator = torch.Generator(device).manual_seed(seed)
     return (spread * torch.randn(*shape, device=device, generator=generator)).bfloat16()
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
 
 
 def timed(work: Callable[[], object], moved: int) -> Result:
@@ -166,12 +164,12 @@ def fused_rows() -> Result:
     return {
         "sum_equal": torch.equal(summed, wanted_x),
         "sum_before_weights_equal": torch.equal(gated, wanted_x),
-        "norm_with_weights_error": error(of_gated, fused.norm(wanted_x, affine, 1e-6)),
+        "norm_with_weights_error": relative_error(of_gated, fused.norm(wanted_x, affine, 1e-6)),
         "norm_differs": float((found != wanted).float().mean()),
-        "norm_error": error(found, wanted),
+        "norm_error": relative_error(found, wanted),
         "fp8_rows_equal": torch.equal(rows.values.view(torch.uint8), definition.values.view(torch.uint8))
         and torch.equal(rows.scales, definition.scales),
-        "gelu_error": error(gelu.dequantize(), of_gelu.dequantize()),
+        "gelu_error": relative_error(gelu.dequantize(), of_gelu.dequantize()),
         "add_norm_bf16": timed(lambda: fast.add_norm(x, y, gate, after, 1e-6, fp8=False), 4 * x.nbytes),
         "add_norm_fp8": timed(lambda: fast.add_norm(x, y, gate, after, 1e-6, fp8=True), 7 * x.nbytes // 2),
         "add_affine_fp8": timed(lambda: fast.add_norm(x, y, None, affine, 1e-6, fp8=True), 7 * x.nbytes // 2),
@@ -199,8 +197,8 @@ def fused_heads() -> Result:
     return {
         "eight_bits_equal": torch.equal(eight[1].view(torch.uint8), k.to(torch.float8_e4m3fn).view(torch.uint8)),
         "with_eight_bits": timed(both, 13 * qkv.nbytes // 6),
-        "queries_error": error(q, wanted),
-        "keys_error": error(k, of_keys),
+        "queries_error": relative_error(q, wanted),
+        "keys_error": relative_error(k, of_keys),
         "values_equal": torch.equal(v.flatten(1), qkv[:, 2 * DIM :]),
         "time": timed(lambda: fast.queries_keys_values(qkv, weights, cos, sin, q, k, v, 1e-6), 2 * qkv.nbytes),
     }
@@ -210,20 +208,30 @@ def fused_turn() -> Result:
     """A sink's keys, one layer, presented later: from how they were made into a slot of a cache, and E4M3 beside."""
     made = noise(1, TOKENS, HEADS, WIDTH)
     turn = time_shift(1234, WIDTH, device)
-    keys = torch.full((1, KEYS, HEADS, WIDTH), torch.nan, device=device).bfloat16()
-    eight = keys.to(torch.float8_e4m3fn)
+    keys = torch.empty((1, KEYS, HEADS, WIDTH), dtype=torch.bfloat16, device=device)
+    eight = torch.empty_like(keys, dtype=torch.uint8).view(torch.float8_e4m3fn)
     place, beside = keys[:, TOKENS : 2 * TOKENS], eight[:, TOKENS : 2 * TOKENS]
     wanted, of_wanted = fused.turn_keys(made, *turn)
-    fast.turn_keys(made, *turn, place, beside)
+
+    def as_wanted(with_eight: bool) -> bool:
+        """Whether a turn fills its places with what it should and leaves all else, NaN before, as it was."""
+        keys.fill_(torch.nan)
+        eight.view(torch.uint8).fill_(E4M3_NAN)
+        expected, of_expected = keys.clone(), eight.view(torch.uint8).clone()
+        expected[:, TOKENS : 2 * TOKENS] = wanted
+        if with_eight:
+            of_expected[:, TOKENS : 2 * TOKENS] = of_wanted.view(torch.uint8)
+        fast.turn_keys(made, *turn, place, beside if with_eight else None)
+        same = torch.equal(keys.view(torch.int16), expected.view(torch.int16))
+        return same and torch.equal(eight.view(torch.uint8), of_expected)
 
     def plainly() -> None:
         place.copy_(rotate(made, turn))
-        beside.copy_(place.float().clamp(-nvfp4.E4M3_MAX, nvfp4.E4M3_MAX).to(torch.float8_e4m3fn))
+        beside.copy_(fp8.e4m3(place))
 
     return {
-        "keys_equal": torch.equal(place.view(torch.int16), wanted.view(torch.int16)),
-        "eight_bits_equal": torch.equal(beside.view(torch.uint8), of_wanted.view(torch.uint8)),
-        "rest_untouched": bool(keys[:, :TOKENS].isnan().all() and keys[:, 2 * TOKENS :].isnan().all()),
+        "as_wanted": as_wanted(False),
+        "as_wanted_with_eight_bits": as_wanted(True),
         "with_eight_bits": timed(lambda: fast.turn_keys(made, *turn, place, beside), 5 * made.nbytes // 2),
         "time": timed(lambda: fast.turn_keys(made, *turn, place), 2 * made.nbytes),
         "plain_with_eight_bits_ms": round(watch.each(plainly, 20, cold=True), 4),
@@ -238,10 +246,7 @@ def products() -> Result:
         rows, columns = fp8.quantize_rows(x), fp8.quantize_rows(weight)
 
         def product(rows: Any = rows, columns: Any = columns, bias: Tensor = bias) -> Tensor:
-            return torch._scaled_mm(
-                rows.values, columns.values.t(), rows.scales, columns.scales.t(), bias,
-                out_dtype=torch.bfloat16, use_fast_accum=True,
-            )  # fmt: skip
+            return fp8.multiply(rows, columns, bias)
 
         def plain(x: Tensor = x, weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
             return F.linear(x, weight, bias)
@@ -251,8 +256,8 @@ def products() -> Result:
         found[name] = {
             "bf16": [round(slow, 4), round(flop / slow / 1e9)],
             "fp8": [round(quick, 4), round(flop / quick / 1e9)],
-            "error": error(product(), plain()),
-            "error_from_definition": error(product()[:880], fp8.linear_fp8_reference(x[:880], columns, bias)),
+            "error": relative_error(product(), plain()),
+            "error_from_definition": relative_error(product()[:880], fp8.linear_fp8_reference(x[:880], columns, bias)),
         }
     return found
 
@@ -272,7 +277,7 @@ def cross_attention() -> Result:
             return attend(q[None], k[None], v[None])
 
         found[str(length)] = {
-            "error": error(ours()[:200], attention_triton.attend_reference(q[:200], k, v, bias)),
+            "error": relative_error(ours()[:200], attention_triton.attend_reference(q[:200], k, v, bias)),
             "ms": round(watch.each(ours, cold=True), 4),
             "torch_without_bias_ms": round(watch.each(torchs, cold=True), 4),
         }
@@ -289,7 +294,7 @@ def self_attention() -> Result:
 
     def note(name: str, work: Callable[[], Tensor], factor: float = 1.0) -> None:
         try:
-            miss = error(work()[some].float() * factor, wanted)
+            miss = relative_error(work()[some].float() * factor, wanted)
             ms = watch.each(work, repeat=8)
             found[name] = {"ms": round(ms, 3), "tflops": round(flop / ms / 1e9), "error": round(miss, 5)}
         except Exception as problem:  # noqa: BLE001 - say which way does not run, and try the next
