@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from everscene_engine.errors import EngineError
+from everscene_engine.models.packages import check_packages
 from everscene_engine.models.presets import HOME, PRESETS, preset
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def pull(
             raise typer.Exit(1)
         for done in pull_sources(chosen, sources, home / chosen.name, HuggingFace(), _announce):
             _say(f"{done.part} is there, of commit {done.commit}" + (f"; {done.note}" if done.note else ""))
-    except EngineError as problem:
+    except (EngineError, OSError) as problem:
         _give_up(problem)
 
 
@@ -79,7 +80,7 @@ def convert(
     try:
         for path in convert_part(_large(model), part, source, home / model, onto, lora_alpha, ema):
             _say(str(path))
-    except EngineError as problem:
+    except (EngineError, OSError) as problem:
         _give_up(problem)
 
 
@@ -94,6 +95,8 @@ def verify(
 
     try:
         chosen = preset(model)
+        if not chosen.shipped:
+            check_packages()
         counts = verify_all(chosen, home / model, deep)
         if not counts:
             _large(model)
@@ -118,8 +121,9 @@ def encode(
     from everscene_engine.models.large import encode_ahead
 
     try:
+        chosen = _large(model)
         prompts = possible_prompts(load_scene(scene))
-        new = encode_ahead(home / _large(model).name, prompts, device, cut)
+        new = encode_ahead(home / chosen.name, prompts, device, cut)
         _say(f"{len(prompts)} prompts; {new} embeddings are new")
     except (EngineError, SceneError) as problem:
         _give_up(problem)
@@ -130,6 +134,7 @@ def _large(name: str) -> "Preset":
     if found.shipped:
         _say(f"{name} comes with the package; there is nothing to do")
         raise typer.Exit(0)
+    check_packages()
     return found
 
 

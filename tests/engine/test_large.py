@@ -38,7 +38,7 @@ def loaded(small: Preset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """`load` with the preset made small, in float32 so that equal means equal."""
     monkeypatch.setattr("everscene_engine.load.preset", lambda name: small if name == small.name else preset(name))
     monkeypatch.setattr("everscene_engine.load.best_dtype", lambda device: torch.float32)
-    yield lambda **options: load(small.name, device="cpu", weights=folder, **options)
+    yield lambda **options: load(small.name, **{"device": "cpu", "weights": folder, **options})
 
 
 def chunk(engine: LiveEngine) -> FrameBlock:
@@ -120,9 +120,28 @@ def test_the_text_encoder_is_not_loaded_for_a_prompt_that_is_on_disk(loaded: Any
     assert not engine._text.loaded  # it was loaded and let go
 
 
-def test_a_missing_part_says_which_command_fetches_it(loaded: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"no lightvae weights in .*; `everscene models pull longlive2-5b`"):
-        loaded(decoder="lightvae")
+@pytest.mark.parametrize(
+    ("missing", "options", "command"),
+    [
+        ("transformer-4step", {}, "`everscene models pull longlive2-5b` fetches it"),
+        ("transformer-2step", {"steps": 2}, "`everscene models pull longlive2-5b --steps 2` fetches it"),
+        ("text", {}, "`everscene models pull longlive2-5b` fetches it"),
+        ("vae", {}, "`everscene models pull longlive2-5b` fetches it"),
+        ("lightvae", {"decoder": "lightvae"}, "`everscene models pull longlive2-5b --extra lightvae` fetches it"),
+        ("tiny", {"decoder": "tiny"}, "`everscene models convert longlive2-5b FILE --part tiny` makes it"),
+    ],
+)
+def test_a_missing_part_says_which_command_gets_it(
+    missing: str, options: dict[str, Any], command: str, loaded: Any, folder: Path, tmp_path: Path
+) -> None:
+    for path in folder.iterdir():
+        if not path.name.startswith(f"{missing}-"):
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(CheckpointError, match=rf"no {missing} weights in .*; {command}"):
+        loaded(weights=tmp_path, **options)
+
+
+def test_a_decoder_of_another_name_is_refused(loaded: Any) -> None:
     with pytest.raises(ConfigError, match="no such decoder: 'best'"):
         loaded(decoder="best")
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 from everscene_bridge import cli_models
 from everscene_bridge.cli import app
 from everscene_engine.errors import CheckpointError, ConfigError
-from everscene_engine.models import networks
+from everscene_engine.models import networks, packages
 from everscene_engine.models import pull as pulling
 from everscene_engine.models.layout import read_header
 from everscene_engine.models.presets import PRESETS, Source, preset
@@ -184,7 +185,7 @@ def test_verify_says_what_is_lacking(runner: CliRunner, pulled: Path) -> None:
     (pulled / PRESET.name / "vae-1-of-1.safetensors").unlink()
     result = runner.invoke(app, ["models", "verify", PRESET.name, "--home", str(pulled)])
     assert result.exit_code == 1
-    assert "lacks vae: everscene models pull longlive2-5b" in result.output
+    assert "lacks vae; `everscene models pull longlive2-5b` fetches what is missing" in result.output
 
 
 def test_convert_writes_a_part_of_ones_own_file(runner: CliRunner, published: Path, tmp_path: Path) -> None:
@@ -192,6 +193,51 @@ def test_convert_writes_a_part_of_ones_own_file(runner: CliRunner, published: Pa
     result = runner.invoke(app, [*command, "--home", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert read_header(tmp_path / PRESET.name, "transformer-2step").shapes["head.head.bias"] == (192,)
+
+
+@pytest.mark.parametrize("part", ["transformer", "sound"])
+def test_convert_refuses_a_part_that_is_none_before_it_reads_the_file(
+    part: str, runner: CliRunner, tmp_path: Path
+) -> None:
+    command = ["models", "convert", PRESET.name, str(tmp_path / "none.pt"), "--part", part, "--home", str(tmp_path)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1
+    assert f"no such part: '{part}'; there is: transformer-Nstep, tokenizer, text, vae" in result.output
+
+
+def test_convert_says_when_a_part_cannot_be_written(runner: CliRunner, published: Path, tmp_path: Path) -> None:
+    (tmp_path / PRESET.name).write_text("no folder")
+    command = ["models", "convert", PRESET.name, str(published / "model_te.pt"), "--part", "transformer-2step"]
+    result = runner.invoke(app, [*command, "--home", str(tmp_path)])
+    assert result.exit_code == 1 and "transformer-2step cannot be written to" in result.output
+
+
+def test_pull_says_when_its_folder_cannot_be_made(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pulling, "HuggingFace", lambda: Shelf(published))
+    (tmp_path / PRESET.name).write_text("no folder")
+    result = runner.invoke(app, ["models", "pull", PRESET.name, "--yes", "--home", str(tmp_path)])
+    assert result.exit_code == 1 and result.output.splitlines()[-1].startswith("everscene: ")
+
+
+@pytest.mark.parametrize(
+    "command", [["pull", "--yes"], ["verify"], ["convert", "x.pt", "--part", "tiny"], ["encode", "--scene", "x.yaml"]]
+)
+def test_what_is_not_installed_is_named(command: list[str], runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "PACKAGES", ("torch", "everscene_nowhere"))
+    result = runner.invoke(app, ["models", command[0], PRESET.name, *command[1:]])
+    assert result.exit_code == 1
+    assert 'the large models need everscene_nowhere: pip install "everscene[large]"' in result.output
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any, repo: str) -> None:
+        raise HfHubHTTPError.__bases__[0]("connection refused")  # as the HTTP library of the hub would
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refused)
+    with pytest.raises(CheckpointError, match=r"cannot fetch model_te\.pt of someone/weights: connection refused"):
+        pulling.HuggingFace().fetch("someone/weights", "model_te.pt", None)
 
 
 def test_pull_stops_when_the_licences_are_not_accepted(

@@ -91,7 +91,7 @@ def test_pocket_is_quantised_from_the_weights_in_the_package(tmp_path: Path) -> 
 def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="format is 'int4'; it is nvfp4 or fp8"):
         quantize(PRESET, "int4", tmp_path)
-    with pytest.raises(CheckpointError, match="everscene models pull longlive2-5b fetches them"):
+    with pytest.raises(CheckpointError, match="`everscene models pull longlive2-5b` fetches it"):
         quantize(PRESET, "fp8", tmp_path)
     with pytest.raises(ConfigError, match="no weights for 3 steps"):
         quantize(PRESET, "fp8", tmp_path, steps=3)

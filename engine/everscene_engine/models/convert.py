@@ -20,7 +20,6 @@ from everscene_engine.models.presets import Preset
 
 _TRAINING_ONLY = "dynamic_feature_projection_heads."
 TOKENIZER = "tokenizer"
-PARTS = ("transformer", "text", TOKENIZER, "vae", "lightvae", "lightvae2", "tiny")
 
 
 def convert(
@@ -40,15 +39,16 @@ def convert(
     """
     if part == TOKENIZER:
         return _copy_tokenizer(source, folder)
-    container = read_container(source, use_ema)
     if part.startswith("transformer-"):
         preset.transformer_part(_steps(part))
+    elif part not in _RECIPES:
+        raise ConfigError(f"no such part: {part!r}; there is: transformer-Nstep, {TOKENIZER}, {', '.join(_RECIPES)}")
+    container = read_container(source, use_ema)
+    if part.startswith("transformer-"):
         weights = _with_low_rank(container, source, onto, lora_alpha, use_ema)
         tensors = unpack_all(renamed(weights, transformer_name))
         network, config = networks.transformer(asdict(preset.transformer)), asdict(preset.transformer)
         return _write(folder, part, tensors, network, config, source, torch.bfloat16)
-    if part not in PARTS:
-        raise ConfigError(f"no such part: {part!r}; there is: transformer-Nstep, {', '.join(PARTS[1:])}")
     name_of, config_of, make, dtype = _RECIPES[part]
     kept = {name: tensor for name, tensor in container.weights.items() if not name.startswith(_TRAINING_ONLY)}
     tensors = renamed(kept, name_of)

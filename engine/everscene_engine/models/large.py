@@ -1,6 +1,7 @@
 """A large preset from its folder of converted weights to a live engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from everscene_engine.errors import CheckpointError, ConfigError
 from everscene_engine.models import networks
 from everscene_engine.models.convert import TOKENIZER
 from everscene_engine.models.layout import fingerprint, has_part, load_into, read_header
+from everscene_engine.models.packages import check_packages
 from everscene_engine.models.presets import Preset
 from everscene_engine.models.quantize import load_stored, stored_part
 from everscene_engine.pocket import best_dtype
@@ -59,21 +61,32 @@ def load_large(
     """
     if decoder not in DECODERS:
         raise ConfigError(f"no such decoder: {decoder!r}; there is: {', '.join(DECODERS)}")
-    try:
+    check_packages()
+    with _saying_how_to_get(preset, preset.transformer_part(steps)):
         transformer = load_transformer(preset, folder, device, dtype, steps, linears)
+    with _saying_how_to_get(preset, decoder):
         frames = load_decoder(folder, decoder, decoder_device or device, dtype)
+    with _saying_how_to_get(preset, "text"):
         text = load_text(folder, text_device or device, dtype, text_placement)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; `everscene models pull {preset.name}` fetches what is missing") from error
 
     def image_encoder() -> ImageEncoder:
         if isinstance(frames, WanVAE) and frames.can_encode:
             return frames
-        whole = load_decoder(folder, "vae", device, dtype)
+        with _saying_how_to_get(preset, "vae"):
+            whole = load_decoder(folder, "vae", device, dtype)
         assert isinstance(whole, WanVAE)
         return whole
 
     return LargeModel(transformer, text, frames, image_encoder)
+
+
+@contextmanager
+def _saying_how_to_get(preset: Preset, part: str) -> Iterator[None]:
+    """A CheckpointError names the command that gets the part."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {preset.how_to_get(part)}") from error
 
 
 def load_transformer(
@@ -104,7 +117,11 @@ def load_decoder(folder: Path, part: str, device: torch.device, dtype: torch.dty
 
 
 def load_text(folder: Path, device: torch.device, dtype: torch.dtype, placement: Placement = "keep") -> UMT5TextEncoder:
-    """The text encoder; its network comes when it is needed. Raises CheckpointError."""
+    """The text encoder; its network comes when it is needed.
+
+    Raises ConfigError for packages that are not installed, CheckpointError.
+    """
+    check_packages()
     header = read_header(folder, "text")
 
     def network() -> Any:

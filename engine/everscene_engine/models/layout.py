@@ -49,9 +49,8 @@ def write_part(
     """Write a part, replacing what was there; holds one file's tensors in memory at a time.
 
     dtype: None keeps each. file_bytes: a file holds so many bytes of tensors at most, or one tensor; None: FILE_BYTES,
-    inf: there is one file.
+    inf: there is one file. Raises CheckpointError where it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]
     size, most = 0, file_bytes or FILE_BYTES
     for name, tensor in tensors.items():
@@ -61,16 +60,18 @@ def write_part(
             size = 0
         groups[-1].append(name)
         size += tensor.numel() * bytes_each
-    for old in folder.glob(f"{part}-*-of-*.safetensors"):
-        old.unlink()
-    paths = []
-    for index, names in enumerate(groups, start=1):
-        held = {name: _copy(tensors[name], dtype) for name in names}
-        path = folder / f"{part}-{index}-of-{len(groups)}.safetensors"
-        sums = {name: _crc(tensor) for name, tensor in held.items()}
-        metadata = {"format": FORMAT, "part": part, "config": json.dumps(config), "crc32": json.dumps(sums)}
-        save_file(held, path, metadata=metadata)
-        paths.append(path)
+    paths = [folder / f"{part}-{index}-of-{len(groups)}.safetensors" for index in range(1, len(groups) + 1)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{part}-*-of-*.safetensors"):
+            old.unlink()
+        for path, names in zip(paths, groups, strict=True):
+            held = {name: _copy(tensors[name], dtype) for name in names}
+            sums = {name: _crc(tensor) for name, tensor in held.items()}
+            metadata = {"format": FORMAT, "part": part, "config": json.dumps(config), "crc32": json.dumps(sums)}
+            save_file(held, path, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{part} cannot be written to {folder}: {error}") from error
     return paths
 
 

@@ -64,6 +64,17 @@ class Preset:
             raise ConfigError(f"{self.name} has no weights for {wanted} steps; there are some for: {known}")
         return f"transformer-{wanted}step"
 
+    def how_to_get(self, part: str) -> str:
+        """The command that gets a part, for a message about one that is missing or damaged."""
+        found = next((source for source in self.sources if source.part == part), None)
+        if found is None:
+            return f"`everscene models convert {self.name} FILE --part {part}` makes it of a published file"
+        option = f" --extra {part}" if found.optional else ""
+        for steps in self.step_choices:
+            if part == self.transformer_part(steps) and steps != self.stream.steps:
+                option = f" --steps {steps}"
+        return f"`everscene models pull {self.name}{option}` fetches it"
+
 
 NVIDIA_OPEN = "NVIDIA Open Model License"
 NON_COMMERCIAL = "non-commercial use only (see the repository)"

@@ -34,7 +34,10 @@ class HuggingFace:
     def fetch(self, repo: str, path: str, revision: str | None) -> tuple[Path, str]:
         """See `Hub`."""
         from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (  # type: ignore[attr-defined]
+            HTTPError,  # of the HTTP library that this version of the hub's client has
+            LocalEntryNotFoundError,
+        )
 
         try:
             commit = revision or str(HfApi().model_info(repo).sha)
@@ -42,7 +45,7 @@ class HuggingFace:
                 folder = snapshot_download(repo, revision=commit, allow_patterns=f"{path}*")
                 return Path(folder) / path, commit
             return Path(hf_hub_download(repo, path, revision=commit)), commit
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HTTPError, LocalEntryNotFoundError, OSError) as error:
             raise CheckpointError(f"cannot fetch {path} of {repo}: {error}") from error
 
 

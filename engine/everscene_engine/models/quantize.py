@@ -82,7 +82,7 @@ def quantize(
         model = plain.to(place, torch.bfloat16)
     else:
         if not has_part(folder, part):
-            raise CheckpointError(f"no {part} weights in {folder}: everscene models pull {preset.name} fetches them")
+            raise CheckpointError(f"no {part} weights in {folder}; {preset.how_to_get(part)}")
         model = networks.transformer(asdict(preset.transformer))
         source = read_header(folder, part)
         load_into(model, source, place, torch.bfloat16)

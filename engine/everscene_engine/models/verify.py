@@ -64,5 +64,6 @@ def verify(preset: Preset, folder: Path, deep: bool = False) -> dict[str, int]:
     found, missing = parts_in(preset, folder)
     counts = {part: verify_part(preset, part, folder, deep) for part in found if part != TOKENIZER}
     if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}: everscene models pull {preset.name} fetches it")
+        lacks = ", ".join(missing)
+        raise CheckpointError(f"{folder} lacks {lacks}; `everscene models pull {preset.name}` fetches what is missing")
     return counts
