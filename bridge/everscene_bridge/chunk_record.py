@@ -36,7 +36,8 @@ class ChunkRecord:
     world: int  # counts worlds: a reset, a restored snapshot and a new engine begin another
     started_ns: int
     received_ns: int  # arrival of the input `order`
-    recached_ns: int  # end of the recache for it
+    recached_ns: int  # end of the recache for it; 0: none was needed
+    steered_ns: int = 0  # the engine has gone back and taken the prompt, as its chunk asked for
     work: int = 0  # number of the work that it comes from
     chunk: GeneratedChunk | None = None
     number: int = -1  # chunk number, given with its first frame shown
@@ -68,7 +69,7 @@ class DueFrame:
     number: int
     pts_ns: int
     flags: int
-    late_ns: int  # against its due time
+    due_ns: int  # when it was to be published
     ready: ReadyFrame
     old: bool = False  # of an engine that has failed since
 

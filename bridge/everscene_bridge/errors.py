@@ -11,7 +11,6 @@ EversceneError
 ├── ReplayError              a log of a run that cannot be read
 ├── CommandFailed            a command cannot be done; bears code and reason
 ├── MessageError             bytes that are no message of the protocol; bears code, reason, id
-├── PromptRejected           the engine cannot take a prompt; says why
 ├── InputRejected            the server does not accept an event or prompt; bears code and reason
 └── ClientError
     ├── Disconnected         no server answers, or the client was closed

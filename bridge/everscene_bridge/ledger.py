@@ -120,11 +120,6 @@ class Ledger:
         return len(self.director.kept) + len(self._unused) + len(self._used)
 
     @property
-    def has_unused(self) -> bool:
-        """Whether the next chunk will carry inputs."""
-        return bool(self._unused)
-
-    @property
     def urgent(self) -> bool:
         """Whether an unused input does not want to wait for the chunk in flight."""
         return any(one.action.when == "now" for one in self._unused)

@@ -189,6 +189,7 @@ class LiveStream:
                 if work.steer[1] == "reset":
                     self._autosaves.clear()
                 engine.steer(*work.steer)
+            self._steered(serial)
             chunk = engine.generate(lambda: self._must_drop(serial), hand_on)
         except PromptRejected as why:
             self._log_work(work, "refused")
@@ -239,6 +240,11 @@ class LiveStream:
             self.hand_out()
         if not goes_on:
             self._fail(serial, why)
+
+    def _steered(self, serial: int) -> None:
+        with self.changed:
+            if serial == self._serial:
+                self.timeline.steered(self.clock.now_ns())
 
     def _must_drop(self, serial: int) -> bool:
         with self.changed:

@@ -49,7 +49,6 @@ State = Literal["starting", "live", "slow", "stalled", "restarting", "paused", "
 FLAG_CUT: Final = 1 << 0
 FLAG_OPAQUE: Final = 1 << 3
 FLAG_DISCONTINUITY: Final = 1 << 4
-FLAG_LAST: Final = 1 << 5
 
 NS: Final = 1_000_000_000
 """Nanoseconds in a second."""

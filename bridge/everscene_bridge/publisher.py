@@ -214,7 +214,7 @@ class Publisher:
                 stream.meter.latency_ms.add((published_ns - one.received_ns) / 1e6)
                 self.first_frames.append((due.number, one.received_ns, published_ns))
             stream.meter.published.add(published_ns)
-            stream.meter.stages_ms["publish"].add(due.late_ns / 1e6)
+            stream.meter.stages_ms["publish"].add((published_ns - due.due_ns) / 1e6)
             if stream.timeline.prompt != before:
                 record = due.ready.record
                 self._news.append(

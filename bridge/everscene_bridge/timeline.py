@@ -200,11 +200,8 @@ class Timeline:
     def _drop_unshown(self, kept: int) -> None:
         """Discard what was generated, but for so many ready frames."""
         self.totals.discarded_frames += self.unshown - kept
-        while len(self._ready) > kept:
-            ready = self._ready.pop()
-            if ready.index == 0:
-                self._pass_flags_on([ready.record])
-        self._pass_flags_on(self._undecoded)
+        discarded = [self._ready.pop() for _ in range(len(self._ready) - kept)]
+        self._pass_flags_on([*(ready.record for ready in discarded if ready.index == 0), *self._undecoded])
         self._undecoded.clear()
 
     def _pass_flags_on(self, lost: Iterable[ChunkRecord]) -> None:
@@ -276,6 +273,11 @@ class Timeline:
         wanted = self.settings.interrupt and self.ledger.urgent
         return wanted and in_flight is not None and not in_flight.inputs
 
+    def steered(self, now_ns: int) -> None:
+        """For the chunk in flight the engine was rolled back and steered, where that was asked; now it generates."""
+        assert self._in_flight is not None
+        self._in_flight.steered_ns = now_ns
+
     def generated(self, chunk: GeneratedChunk | None, now_ns: int) -> None:
         """The chunk in flight is generated, or was given up (None)."""
         record, self._in_flight = self._in_flight, None
@@ -287,10 +289,10 @@ class Timeline:
         recache_ns = round(chunk.seconds.get("recache", 0.0) * NS)
         record.chunk = chunk
         record.denoised_ns = now_ns
-        if record.inputs:
-            record.recached_ns = record.started_ns + recache_ns
         if recache_ns:
             self.estimates.recache.add(recache_ns)
+            if record.inputs:
+                record.recached_ns = record.steered_ns + recache_ns
         self.estimates.generate.add(record.generation_ns - recache_ns)
         self.totals.chunks += 1
         self._flags = 0
@@ -373,7 +375,7 @@ class Timeline:
             ready.record.world, Moment(self.latest, ready.latent_frame, ready.record.state, ready.record.prompt)
         )
         flags = protocol.FLAG_OPAQUE | (ready.record.flags if ready.index == 0 else 0)
-        return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, late_ns, ready, old)
+        return DueFrame(self.latest, self.clock.pts_ns(self.latest), flags, now_ns - late_ns, ready, old)
 
     def published(self, due: DueFrame, now_ns: int) -> list[Input]:
         """The frame is out; the inputs for which it was the first frame. Their outcomes are in the ledger."""

@@ -6,13 +6,12 @@ which line the conditioning goes (see `everscene_engine.port.Mix`).
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from everscene_bridge.protocol import Transition
 from everscene_engine.port import BlendPath
 
 Ease = Literal["linear", "cosine"]
-EASES: Final[tuple[Ease, ...]] = get_args(Ease)
 BLEND_SECONDS: Final = 2.0
 LONGEST_BLEND_S: Final = 600.0
 

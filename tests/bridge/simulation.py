@@ -52,6 +52,7 @@ class Shown:
 class Simulation:
     """Times in ms. Frames are one pixel; it is all about when."""
 
+    steer_ms: float = 0  # a prompt into a conditioning
     recache_ms: float = 20
     forward_ms: float = 20
     forwards: int = 5
@@ -195,7 +196,7 @@ class Simulation:
             assert work.rollback <= self._latent
             self.rollbacks.append((self.now, work.rollback))
             self._latent = work.rollback
-        recache = 0.0
+        recache, steered_ms = 0.0, 0.0
         if work.steer is not None:
             try:
                 self.check(goal_of(work.steer[0]))
@@ -204,9 +205,17 @@ class Simulation:
                 assert self.timeline.refused(str(why))
                 return
             self._prompt = goal_of(work.steer[0])
-            recache = self.recache_ms if work.steer[1] == "recache" else 0.0
+            recache, steered_ms = self.recache_ms if work.steer[1] == "recache" else 0.0, self.steer_ms
         steps = [recache] * (recache > 0) + [self.forward_ms] * self.forwards
-        self._forward(work, steps, recache)
+
+        def go_on() -> None:
+            self.timeline.steered(self.now)
+            self._forward(work, steps, recache)
+
+        if steered_ms:
+            self.at(self.now / MS + steered_ms, go_on)
+        else:
+            go_on()
 
     def _forward(self, work: Work, steps: list[float], recache: float) -> None:
         if self.timeline.must_drop(self.now):

@@ -34,6 +34,8 @@ class Far:
 class FarEngine:
     """The pattern, on a device that can be lost."""
 
+    picture: type[Far] = Far
+
     def __init__(self) -> None:
         self._engine = make_engine()
         self.lost = False
@@ -45,7 +47,7 @@ class FarEngine:
 
     def decode(self, chunk: GeneratedChunk, ready: Callable[[FrameBlock], None] = lambda part: None) -> FrameBlock:
         block = self._engine.decode(chunk)
-        pictures: list[Picture] = [Far(self, np.asarray(pixels)) for pixels in block.pixels]
+        pictures: list[Picture] = [self.picture(self, np.asarray(pixels)) for pixels in block.pixels]
         return replace(block, pixels=pictures)
 
     def pin(self, memory: NDArray[np.uint8]) -> None:
@@ -84,6 +86,23 @@ def test_pictures_for_the_socket_come_from_the_device_as_well(start_server: Star
     with Client(server.endpoint, inline="raw") as world:
         frame = next(world.frames(timeout=5))
         assert read_mark(frame.pixels)[0] == frame.number - 1
+
+
+def test_the_time_of_publishing_has_the_copy_in_it(start_server: StartServer) -> None:
+    class SlowToCopy(Far):
+        def copy_into(self, place: NDArray[np.uint8]) -> None:
+            time.sleep(0.02)
+            super().copy_into(place)
+
+    class SlowEngine(FarEngine):
+        picture = SlowToCopy
+
+    server = start_server(SlowEngine)
+    with Client(server.endpoint) as world:
+        frames = world.frames(in_order=True, timeout=5)
+        while next(frames).number < 4:
+            pass
+        assert world.stats().stages_ms["publish"].p50 >= 20
 
 
 def test_when_the_device_is_lost_the_picture_stands_and_a_new_engine_goes_on(start_server: StartServer) -> None:

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tests.bridge.simulation import MS, Simulation
 
 from everscene_bridge import protocol
+from everscene_bridge.chunk_record import DueFrame
+from everscene_bridge.messages import Stamps
 from everscene_bridge.timeline import TimelineSettings
 
 PERIOD_MS = 1000 / 16
@@ -367,22 +369,46 @@ def test_the_stream_is_starting_before_the_first_frame() -> None:
     assert Simulation().run(50).timeline.state(50 * MS) == "starting"
 
 
-def test_stamps_of_a_frame_are_in_order() -> None:
-    sim = Simulation()
-    stamps = []
+def stamps_of(sim: Simulation, until_ms: float) -> list[Stamps]:
+    """Run; the stamps of each frame."""
+    stamps: list[Stamps] = []
     publish = sim._publish
 
-    def keep(due: object) -> None:
-        publish(due)  # type: ignore[arg-type]
-        stamps.append(due.stamps(sim.now))  # type: ignore[attr-defined]
+    def keep(due: DueFrame) -> None:
+        publish(due)
+        stamps.append(due.stamps(sim.now))
 
     sim._publish = keep  # type: ignore[method-assign]
+    sim.run(until_ms)
+    return stamps
+
+
+def test_stamps_of_a_frame_are_in_order() -> None:
+    sim = Simulation()
     sim.event(1000, "storm")
-    sim.run(3000)
+    stamps = stamps_of(sim, 3000)
     last = stamps[-1]
     first_with = next(one for one in stamps if one.received)
     assert first_with.received <= first_with.recached <= first_with.denoised <= first_with.decoded
     assert last.decoded <= last.published
+
+
+def test_a_recache_ends_after_the_prompt_was_taken_and_the_window_made_anew() -> None:
+    sim = Simulation(steer_ms=30, recache_ms=20)
+    sim.event(1000, "storm")
+    first_with = next(one for one in stamps_of(sim, 3000) if one.received)
+    start = next(now for now, work in sim.work_log if work.orders)
+    assert first_with.recached == start + 50 * MS
+
+
+@pytest.mark.parametrize("names", [("elsewhere",), ("patient", "patient")], ids=["cut", "nothing new"])
+def test_a_frame_for_which_nothing_was_recached_says_so(names: tuple[str, ...]) -> None:
+    sim = Simulation()
+    for place, name in enumerate(names, start=1):
+        sim.event(1000 * place, name)
+    last = stamps_of(sim, 4000)[-1]
+    assert last.received == 1000 * len(names) * MS
+    assert last.recached == 0
 
 
 NAMES = ["storm", "rain", "night", "storm_night", "flash", "drizzle", "patient", "elsewhere", "anew"]

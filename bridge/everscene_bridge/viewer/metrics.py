@@ -15,7 +15,12 @@ COUNTERS = (
     ("frames", "everscene_frames", 1.0, "Frames published."),
     ("chunks", "everscene_chunks", 1.0, "Chunks generated."),
     ("dropped_chunks", "everscene_dropped_chunks", 1.0, "Chunks given up in flight for an event."),
-    ("discarded_frames", "everscene_discarded_frames", 1.0, "Decoded frames not shown, for an event."),
+    (
+        "discarded_frames",
+        "everscene_discarded_frames",
+        1.0,
+        "Frames generated and not shown, for an event or a way back.",
+    ),
     ("held", "everscene_held_frame_periods", 1.0, "Frame periods in which the last frame had to stand."),
     ("shifted_ms", "everscene_clock_shift_seconds", 1e-3, "By how much late generation moved the content clock."),
     ("restarts", "everscene_restarts", 1.0, "Engine restarts after an error."),
