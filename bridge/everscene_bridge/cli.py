@@ -72,6 +72,7 @@ FramesPort = Annotated[int, typer.Option(help="0: any free port.")]
 ViewerPort = Annotated[int, typer.Option(help="0: any free port.")]
 SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
 RingDir = Annotated[Path | None, typer.Option(help="Folder for the frame ring; /dev/shm by default where it is.")]
+RingSlots = Annotated[int, typer.Option(help="Frames that the ring holds: more for readers that must miss none.")]
 Interrupt = Annotated[bool, typer.Option(help="Events break into the chunk in flight, or wait for it.")]
 MaxLead = Annotated[float | None, typer.Option(min=0, help="Milliseconds of content generated ahead at most.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error.")]
@@ -109,6 +110,7 @@ def serve(
     viewer_port: ViewerPort = protocol.VIEWER_PORT,
     viewer: Annotated[bool, typer.Option(help="Serve the page that shows and steers the stream.")] = True,
     ring_dir: RingDir = None,
+    ring_slots: RingSlots = 8,
     interrupt: Interrupt = True,
     max_lead_ms: MaxLead = None,
     recache_depth: Annotated[
@@ -134,6 +136,7 @@ def serve(
             frames_port=frames_port,
             token=token or token_from_environment(),
             ring_dir=ring_dir,
+            ring_slots=ring_slots,
             state_dir=state_dir,
             restore=restore,
             autosave_s=autosave_s,
