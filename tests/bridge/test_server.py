@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import zmq
 from tests.bridge.harness import Bare, make_engine
+from typer.testing import CliRunner
 
 from everscene_bridge import protocol, ring_layout
+from everscene_bridge.cli import app
 from everscene_bridge.errors import PortTaken, SceneError, SettingsError
 from everscene_bridge.frame_ring import RingReader
 from everscene_bridge.pattern import PatternEngine, PatternTimes, read_mark
@@ -535,6 +537,12 @@ def test_stopping_unlinks_the_ring_and_says_so_in_it(start_server: StartServer) 
 def test_settings_that_cannot_be_are_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         ServeSettings(**settings)
+
+
+def test_the_number_of_ring_slots_is_an_option_of_serve() -> None:
+    result = CliRunner().invoke(app, ["serve", "--ring-slots", "2"])
+    assert result.exit_code == 1
+    assert "--ring-slots is 2; a ring has 3 to 28" in result.output
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
