@@ -15,10 +15,13 @@ With FP8, whatever makes the rows of a product quantises them in the same pass.
 A forward of a shape and a set of slots that was met before is captured as a CUDA graph and replayed from then on: the
 host then hands over one thing instead of five hundred. A graph reads fixed memory, so latents, timesteps, positions and
 the prompt's keys and values are copied into buffers of its own first. Prompts are padded to whole 64s of hidden rows,
-so that a new prompt seldom means a new graph.
+so that a new prompt seldom means a new graph. A capture waits for the GPU and empties torch's cache of memory, so only
+forwards over whole slots are captured, of which there are few (a steady stream replays six: each of three slots is
+denoised and passed clean), and the graphs that were replayed last are kept.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -46,6 +49,7 @@ from everscene_kernels.nvfp4_linear import FIRST_CAPABILITY
 log = logging.getLogger(__name__)
 
 TEXT_ROWS = 64  # prompts are padded to a multiple of this
+GRAPHS = 32  # kept at most: of a steady stream in two sizes of prompts, and of what comes after cuts and recaches
 
 
 @dataclass
@@ -114,7 +118,7 @@ class FastTransformer(WanTransformer):
         self._graphs_wanted = graphs and self.modulation.is_cuda and self.ranks.size == 1
         self._texts: dict[int, _Text] = {}
         self._inputs: dict[torch.Size, _Inputs] = {}
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = OrderedDict()
         self._met: set[Hashable] = set()
         self._pool: object = None
 
@@ -166,7 +170,7 @@ class FastTransformer(WanTransformer):
         flow: bool,
     ) -> Tensor | None:
         """The flow from a graph, captured if need be; None where there is to be none, or not yet."""
-        if not self._graphs_wanted or attention is None:
+        if not self._graphs_wanted or attention is None or not attention.whole:
             return None
         key = (inputs.latents.shape, text.bias.shape, attention.key, flow)
         if key not in self._graphs:
@@ -180,6 +184,10 @@ class FastTransformer(WanTransformer):
                 self._graphs_wanted = False
                 self._forget_graphs()
                 return None
+            if len(self._graphs) > GRAPHS:
+                oldest, _ = self._graphs.popitem(last=False)
+                self._met.discard(oldest)
+        self._graphs.move_to_end(key)
         graph, out = self._graphs[key]
         graph.replay()
         return out.clone()

@@ -249,6 +249,11 @@ class CachedAttention:
         return self._spans == [(0, self._cache.slot_tokens * self._cache.table.slots)]
 
     @property
+    def whole(self) -> bool:
+        """Whether each chunk that the forward writes and sees fills its slot."""
+        return all(length % self._cache.slot_tokens == 0 for _, length in (*self._own, *self._spans))
+
+    @property
     def key(self) -> Hashable:
         """Equal for two forwards that write and see the same places of the same cache."""
         return id(self._cache), tuple(self._own), tuple(self._spans), self._clean, self._cache.variant(self._others)

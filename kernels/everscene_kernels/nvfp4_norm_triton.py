@@ -1,7 +1,10 @@
 """LayerNorm, modulation and quantising to NVFP4 in one kernel: bit for bit what `before_linear` and `nvfp4` define.
 
-A program has one row. It is read once for amax and once for the codes, and never written in between. (Only linears that
-multiply NVFP4 by NVFP4 want it, on GPUs with units for that.)
+A program has one row. It is read once for amax and once for the codes, and never written in between.
+
+The engine does not use it. With `--precision w4a4` rows come from `fused_triton.add_norm`, which in one pass also adds
+what came before, and whose sums have another order; `nvfp4_triton.quantize` quantises them. Here the sum would be a
+pass of its own, and a few codes would differ.
 
 CPU tensors need TRITON_INTERPRET=1 before triton is imported.
 """

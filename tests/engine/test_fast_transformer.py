@@ -26,6 +26,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install evers
 
 import triton
 
+from everscene_engine import fast_transformer
 from everscene_engine.fast_transformer import accelerated
 from everscene_kernels import fused_triton
 
@@ -195,6 +196,44 @@ def test_a_forward_that_cannot_be_captured_is_run_without_a_graph(monkeypatch: p
     flows = [fast(latents, times, turn, attention, small_prompt(fast)) for _ in range(3)]
     assert torch.equal(flows[0], flows[1]) and torch.equal(flows[1], flows[2])
     assert once.isfinite().all() and not fast._graphs_wanted
+
+
+class Replays:
+    """A fast transformer's graphs, captured of nothing; `meet` is a forward, and says whether it was replayed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fast = accelerated(model())
+        monkeypatch.setattr(self.fast, "_graphs_wanted", True)
+        nothing = SimpleNamespace(replay=lambda: None), torch.zeros(1)
+        monkeypatch.setattr(self.fast, "_captured", lambda *_: nothing)
+
+    def meet(self, key: int, whole: bool = True) -> bool:
+        inputs: Any = SimpleNamespace(latents=torch.zeros(1))
+        attention: Any = SimpleNamespace(key=key, whole=whole)
+        text: Any = SimpleNamespace(bias=torch.zeros(1))
+        return self.fast._replayed(inputs, attention, text, None, True) is not None
+
+
+def test_the_graphs_that_were_replayed_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_transformer, "GRAPHS", 2)
+    graphs = Replays(monkeypatch)
+    assert [graphs.meet(key) for key in (1, 1, 2, 2)] == [False, True, False, True]
+    assert graphs.meet(1)
+    assert [graphs.meet(3), graphs.meet(3)] == [False, True]  # in the place of 2
+    assert len(graphs.fast._graphs) == 2
+    assert graphs.meet(1) and not graphs.meet(2)
+
+
+def test_a_forward_over_part_of_a_slot_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Replays(monkeypatch)
+    assert not any(graphs.meet(1, whole=False) for _ in range(3))
+
+
+def test_a_slot_of_a_chunk_that_was_cut_short_is_not_whole() -> None:
+    cache = KVCache(1, 1, 3, 2, 6, 2, CONFIG.head_dim, torch.bfloat16, DEVICE)
+    full, short = cache.table.open(0, 0, 2), cache.table.open(1, 2, 1)
+    assert cache.attention(full, []).whole
+    assert not cache.attention(full, [short]).whole and not cache.attention(short, []).whole
 
 
 @torch.no_grad()
