@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from everscene_bridge import bench, bench_load, bench_pipeline
+from everscene_bridge.bench_server import WARM_CHUNKS
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.pattern import PatternEngine, PatternTimes
 from everscene_bridge.scene import load_scene
@@ -44,9 +45,9 @@ def test_the_pipeline_is_measured_and_drawn(tmp_path: Path) -> None:
 
 def test_overlap_is_the_part_of_decoding_during_which_something_is_generated() -> None:
     spans = [
-        bench_pipeline.Span("denoise", 4, 100.0, 140.0),
-        bench_pipeline.Span("decode", 4, 130.0, 150.0),
-        bench_pipeline.Span("clean", 5, 145.0, 160.0),
+        bench_pipeline.Span("denoise", WARM_CHUNKS, 100.0, 140.0),
+        bench_pipeline.Span("decode", WARM_CHUNKS, 130.0, 150.0),
+        bench_pipeline.Span("clean", WARM_CHUNKS + 1, 145.0, 160.0),
         bench_pipeline.Span("publish", -1, 160.0, 160.0),
         bench_pipeline.Span("publish", -1, 200.0, 200.0),
     ]
