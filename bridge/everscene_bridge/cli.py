@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,12 +13,26 @@ from rich.logging import RichHandler
 
 from everscene_bridge import protocol
 from everscene_bridge.cli_bench import bench_app, recache_depth_of
-from everscene_bridge.cli_director import bench_director, scene_app
+from everscene_bridge.cli_common import (
+    DEFAULT_ENDPOINT,
+    Device,
+    Endpoint,
+    Gpus,
+    Model,
+    SceneOption,
+    Seed,
+    Steps,
+    Threads,
+    Token,
+    console,
+    give_up,
+)
 from everscene_bridge.cli_doctor import doctor
 from everscene_bridge.cli_feed import feed_app
 from everscene_bridge.cli_models import models_app
 from everscene_bridge.cli_quantize import quantize
-from everscene_bridge.cli_record import bench_record, record
+from everscene_bridge.cli_record import record
+from everscene_bridge.cli_scene import scene_app
 from everscene_bridge.cli_show import show
 from everscene_bridge.client import Client
 from everscene_bridge.engines import EngineChoice, loader
@@ -39,21 +53,11 @@ app.add_typer(scene_app, name="scene")
 app.add_typer(bench_app, name="bench")
 app.add_typer(models_app, name="models")
 app.add_typer(feed_app, name="feed")
-bench_app.command("director")(bench_director)
-bench_app.command("record")(bench_record)
 app.command()(record)
 app.command()(show)
 app.command()(quantize)
 app.command()(doctor)
-console = Console(highlight=False)
 
-DEFAULT_ENDPOINT = f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
-
-Model = Annotated[str, typer.Option(help="pocket, another of `everscene models list`, or pattern: a test pattern.")]
-Steps = Annotated[int | None, typer.Option(min=1, max=64, help="Denoising steps; the model's own by default.")]
-Seed = Annotated[int, typer.Option(min=0)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
 Weights = Annotated[Path | None, typer.Option(help="Folder of weights; where `models pull` writes by default.")]
 StartImage = Annotated[Path | None, typer.Option(help="A picture that the world begins with.")]
 Decoder = Annotated[str | None, typer.Option(help="Of a large model: vae, lightvae, lightvae2 or tiny.")]
@@ -64,13 +68,11 @@ Precision = Annotated[str, typer.Option(help="Of the linears: auto, bf16, fp8, n
 KV = Annotated[str, typer.Option("--kv", help="Of the KV cache: auto, bf16, nvfp4 or nvfp4-smooth.")]
 PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto: fast on a GPU.")]
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
-Gpus = Annotated[int, typer.Option(min=1, help="GPUs that make the stream together; on a CPU: processes.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
-Token = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
+ServerToken = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
 ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
 FramesPort = Annotated[int, typer.Option(help="0: any free port.")]
 ViewerPort = Annotated[int, typer.Option(help="0: any free port.")]
-SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
 RingDir = Annotated[Path | None, typer.Option(help="Folder for the frame ring; /dev/shm by default where it is.")]
 RingSlots = Annotated[int, typer.Option(help="Frames that the ring holds: more for readers that must miss none.")]
 Interrupt = Annotated[bool, typer.Option(help="Events break into the chunk in flight, or wait for it.")]
@@ -81,7 +83,6 @@ SnapshotName = Annotated[str, typer.Argument(help="Name of the snapshot.")]
 FutureSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the future that follows.")]
 OscPort = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen for OSC on this UDP port; 0: any free.")]
 OscHost = Annotated[str, typer.Option(help="Address to listen for OSC on. OSC knows no password.")]
-Endpoint = Annotated[str, typer.Option(help="Control address of the server.")]
 
 
 @app.command()
@@ -104,7 +105,7 @@ def serve(
     decoder_device: DecoderDevice = None,
     scene: SceneOption = DEFAULT_SCENE,
     host: Host = protocol.LOOPBACK,
-    token: Token = None,
+    token: ServerToken = None,
     control_port: ControlPort = protocol.CONTROL_PORT,
     frames_port: FramesPort = protocol.FRAMES_PORT,
     viewer_port: ViewerPort = protocol.VIEWER_PORT,
@@ -171,7 +172,7 @@ def serve(
         )
         run(options, console)
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @app.command()
@@ -195,7 +196,7 @@ def demo(
         )
         run(options, console)
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @app.command()
@@ -213,11 +214,11 @@ def send(
 ) -> None:
     """Send one event, prompt or set of slots and print its receipts."""
     if [name is None, prompt is None, not slot].count(False) != 1:
-        _give_up(SettingsError("give either the name of an event, or --prompt, or --slot"))
+        give_up(SettingsError("give either the name of an event, or --prompt, or --slot"))
     if name is not None and (transition is not None or seconds is not None):
-        _give_up(SettingsError("--transition and --seconds are not for an event: how it comes, the scene says"))
+        give_up(SettingsError("--transition and --seconds are not for an event: how it comes, the scene says"))
     if seconds is not None and transition != "blend":
-        _give_up(SettingsError("--seconds belongs to --transition blend"))
+        give_up(SettingsError("--seconds belongs to --transition blend"))
     try:
         how, moment = _transition(transition), _when(when)
         with Client(endpoint, token, name="everscene send") as world:
@@ -237,7 +238,7 @@ def send(
                 soft_wrap=True,
             )
     except EversceneError as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @app.command()
@@ -256,7 +257,7 @@ def watch(
     except KeyboardInterrupt:
         return
     except EversceneError as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 def _print_line(world: Client) -> None:
@@ -302,7 +303,7 @@ def image(
         try:
             world.image(picture)
         except OSError as problem:
-            _give_up(problem)
+            give_up(problem)
         console.print(f"worlds begin with {picture or 'noise'} from now on", markup=False)
 
 
@@ -330,7 +331,7 @@ def replay(log: Annotated[Path, typer.Argument(help="What `everscene serve --log
     try:
         result = replay_run(log, lambda choice: loader(choice)())
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
     for difference in result.other_build:
         console.print(f"another build: {difference}", markup=False)
     if result.first_difference is not None:
@@ -360,7 +361,7 @@ def _world(endpoint: str, token: str | None, command: str) -> Iterator[Client]:
         with Client(endpoint, token, name=f"everscene {command}", inline="jpeg") as world:
             yield world
     except EversceneError as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 def _transition(text: str | None) -> Transition | None:
@@ -408,18 +409,13 @@ def _param(pair: str) -> tuple[str, ParamValue]:
 def _start_logging(level: str) -> None:
     names = {"debug", "info", "warning", "error"}
     if level not in names:
-        _give_up(SettingsError(f"--log-level is {level!r}; it is one of {', '.join(sorted(names))}"))
+        give_up(SettingsError(f"--log-level is {level!r}; it is one of {', '.join(sorted(names))}"))
     errors = Console(stderr=True)
     if errors.is_terminal:
         handler = RichHandler(console=errors, show_path=False)
         logging.basicConfig(level=level.upper(), format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     else:  # a file or a journal: one line for each message
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-
-
-def _give_up(problem: Exception) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-    raise typer.Exit(1)
 
 
 def main() -> None:

@@ -1,14 +1,26 @@
 """`everscene bench`: measurements on a server of their own."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from everscene_bridge import bench, bench_load, bench_pipeline
+from everscene_bridge import bench, bench_load, bench_pipeline, bench_record, director_bench
+from everscene_bridge.cli_common import (
+    AsJson,
+    Device,
+    Gpus,
+    Model,
+    SceneOption,
+    Seed,
+    Steps,
+    Threads,
+    console,
+    give_up,
+    say,
+)
 from everscene_bridge.cli_engine import engine
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError, SettingsError
@@ -17,19 +29,11 @@ from everscene_engine.errors import EngineError
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measurements.")
 bench_app.command()(engine)
-console = Console(highlight=False)
 
-Model = Annotated[str, typer.Option(help="A model of `everscene models list`, or pattern: a test pattern.")]
-Steps = Annotated[int | None, typer.Option(min=1, max=64, help="Denoising steps; the model's own by default.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
-SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
-Seed = Annotated[int, typer.Option(min=0)]
 RandomWeights = Annotated[
     str | None, typer.Option(help="plain, bf16 or fp8: the model at its real size with random weights.")
 ]
 Decoder = Annotated[str | None, typer.Option(help="With random weights: tiny, tiny-wide or wan.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def recache_depth_of(text: str) -> int | None:
@@ -58,7 +62,7 @@ def latency(
     recache_depth: Annotated[
         list[str] | None, typer.Option(help="own, all, last or N; several times: each is measured, the first in full.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
+    gpus: Gpus = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -71,7 +75,7 @@ def latency(
         loads = {name: loader(replace(choice, recache_depth=recache_depth_of(name))) for name in names}
         result = bench.latency(loads, load_scene(scene), events, seed)
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
     if as_json:
         typer.echo(json.dumps(result))
     else:
@@ -100,7 +104,7 @@ def pipeline(
         result = bench_pipeline.pipeline(load, load_scene(scene), chunks)
         bench_pipeline.draw(result, out)
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -130,7 +134,7 @@ def load(
         make = loader(EngineChoice(model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights))
         result = bench_load.load(make, load_scene(scene), rate, seconds, clients)
     except (EversceneError, EngineError) as problem:
-        _give_up(problem)
+        give_up(problem)
     if as_json:
         typer.echo(json.dumps(result))
     else:
@@ -138,6 +142,52 @@ def load(
             console.print(f"{name:16} {value}", markup=False, soft_wrap=True)
     if not result["ok"]:
         raise typer.Exit(1)
+
+
+@bench_app.command()
+def director(
+    file: Annotated[Path, typer.Argument(help="Scene file.")] = DEFAULT_SCENE,
+    events: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Random events through a scene's rules, without an engine; exit code 1 if 10,000 take 0.2 s of a core or more."""
+    try:
+        times = director_bench.measure(load_scene(file), events)
+    except EversceneError as problem:
+        give_up(problem)
+    if as_json:
+        typer.echo(json.dumps({"ok": times.ok, **asdict(times)}))
+    else:
+        say(
+            f"{times.events} events in {times.seconds:.3f} s ({times.cpu_seconds:.3f} s of one core): "
+            f"{times.applied} applied, {times.superseded} superseded, {times.rejected} rejected"
+        )
+    if not times.ok:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
+def record(
+    model: Model = "pocket",
+    threads: Threads = None,
+    window: Annotated[float, typer.Option(min=1, help="Seconds of each window.")] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Windows without and with a recorder.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Whether a recording slows generation down: with and without in turn, on a server of its own."""
+    try:
+        found = bench_record.measure(loader(EngineChoice(model, threads=threads)), load_scene(), window, rounds)
+    except (EversceneError, EngineError) as problem:
+        give_up(problem)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name in ("without", "with"):
+        one = found[name]
+        rates = f"generation {one['generation_fps']:.1f} fps, shown {one['fps']:.2f} fps"
+        say(f"{name:8} {rates}, {one['held']} frames held")
+    say(f"generation with a recorder: {found['ratio']:.3f} of that without; {found['recorded']} frames recorded")
+    say(f"{found['lost']} frames lost")
 
 
 def _print_latency(result: dict[str, Any]) -> None:
@@ -160,11 +210,6 @@ def _print_latency(result: dict[str, Any]) -> None:
 
 def _print_ms(name: str, times: dict[str, float]) -> None:
     console.print(f"  {name:18} " + "  ".join(f"{key} {value:8.1f}" for key, value in times.items()) + " ms")
-
-
-def _give_up(problem: Exception) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-    raise typer.Exit(1)
 
 
 if __name__ == "__main__":  # on a machine that lacks what the rest of the command line needs

@@ -2,22 +2,20 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from everscene_bridge import doctor as bridge
+from everscene_bridge.cli_common import Home, console
 from everscene_engine.models.presets import HOME
 
-console = Console(highlight=False)
 MARKS = {"ok": "[green]ok     [/]", "note": "[yellow]note   [/]", "problem": "[red]problem[/]"}
 
 
 def doctor(
-    home: Annotated[Path, typer.Option("--home", help="Where converted weights lie.")] = HOME,
+    home: Home = HOME,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Look at GPU, driver, memory, kernels, /dev/shm and ports, and say what to change. Ends with 1 for a problem."""

@@ -7,11 +7,9 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from everscene_bridge.cli_common import Gpus, console, give_up, say
 from everscene_engine.errors import EngineError
-
-console = Console(highlight=False)
 
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels, as 832x480; the model's own by default.")]
 Precision = Annotated[str, typer.Option(help="Of the linears: bf16, fp8, nvfp4 or w4a4.")]
@@ -25,7 +23,7 @@ Chunks = Annotated[int, typer.Option(min=1, help="Chunks measured, once the wind
 def engine(
     model: Annotated[str, typer.Option(help="A model of `everscene models list`.")] = "longlive2-5b",
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="As always here: said for the record.")
+        bool, typer.Option("--random-weights", help="As always here: the time does not depend on them.")
     ] = True,
     size: Size = None,
     steps: Annotated[int | None, typer.Option(min=1, max=50, help="Denoising steps.")] = None,
@@ -36,7 +34,7 @@ def engine(
     decoder: Decoder = "none",
     chunks: Chunks = 10,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="That make the stream together; on a CPU, processes.")] = 1,
+    gpus: Gpus = 1,
     decoder_device: Annotated[str | None, typer.Option(help="As cuda:1; the model's by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU.")] = None,
     graphs: Annotated[bool, typer.Option(help="CUDA graphs on the fast path, on one GPU.")] = True,
@@ -60,12 +58,11 @@ def engine(
             else:
                 _print(result)
     except EngineError as problem:
-        Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from problem
+        give_up(problem)
 
 
 def _print(result: dict[str, Any]) -> None:
     console.print(f"[bold]{result['part']}[/]")
     for name, value in result.items():
         if name != "part" and value is not None:
-            console.print(f"  {name:22} {value}", markup=False, soft_wrap=True)
+            say(f"  {name:22} {value}")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from everscene_bridge import feed_check, protocol
-from everscene_bridge.cli_director import give_up, say
+from everscene_bridge import feed_check
+from everscene_bridge.cli_common import DEFAULT_ENDPOINT, Endpoint, Token, give_up, say
 from everscene_bridge.client import Client
 from everscene_bridge.errors import EversceneError, SceneError
 from everscene_bridge.feed import Deed, Feed, Step
@@ -29,10 +29,8 @@ def play_feed(
     speed: Annotated[float, typer.Option(min=0.01, max=100, help="Seconds of the feed in one second.")] = 1.0,
     line: Line = 1,
     hold: Hold = HOLD_S,
-    endpoint: Annotated[str, typer.Option(help="Control address of the server.")] = (
-        f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
-    ),
-    token: Annotated[str | None, typer.Option(help="The server's token.")] = None,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
 ) -> None:
     """Play a feed until its end, or until Ctrl-C. Each step is printed when it is sent, and what is refused."""
     try:

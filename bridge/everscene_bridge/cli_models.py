@@ -4,11 +4,11 @@ Nothing here loads torch before a command that needs it runs.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from everscene_bridge.cli_common import Home, PresetName, console, give_up, say
 from everscene_engine.errors import EngineError
 from everscene_engine.models.packages import check_packages
 from everscene_engine.models.presets import HOME, PRESETS, preset
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from everscene_engine.models.presets import Preset, Source
 
 models_app = typer.Typer(no_args_is_help=True, help="The models and their weights.")
-console = Console(highlight=False)
-
-Name = Annotated[str, typer.Argument(help="A preset; `everscene models list` names them.")]
-Home = Annotated[Path, typer.Option("--home", help="Where converted weights lie, a folder for each preset.")]
 
 
 @models_app.command("list")
@@ -35,13 +31,13 @@ def list_models(home: Home = HOME) -> None:
         found, missing = parts_in(known, home / known.name)
         for licence in dict.fromkeys(source.licence for source in known.sources):
             parts = ", ".join(source.part for source in known.sources if source.licence == licence)
-            _say(f"    {licence}: {parts}")
-        _say(f"    here: {', '.join(found) or 'nothing'}" + (f"; lacks {', '.join(missing)}" if missing else ""))
+            say(f"    {licence}: {parts}")
+        say(f"    here: {', '.join(found) or 'nothing'}" + (f"; lacks {', '.join(missing)}" if missing else ""))
 
 
 @models_app.command()
 def pull(
-    model: Name,
+    model: PresetName,
     steps: Annotated[int | None, typer.Option(min=1, help="Fetch the weights made for so many steps.")] = None,
     extra: Annotated[list[str] | None, typer.Option(help="Fetch an optional part too, as lightvae2.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about the licences.")] = False,
@@ -55,18 +51,18 @@ def pull(
         chosen = _large(model)
         sources = chosen_sources(chosen, steps, tuple(extra or ()))
         for source in sources:
-            _say(f"{source.part:18} {source.repo}/{source.path}  ({source.licence})")
+            say(f"{source.part:18} {source.repo}/{source.path}  ({source.licence})")
         if not yes and not typer.confirm("Do you accept these licences?"):
             raise typer.Exit(1)
         for done in pull_sources(chosen, sources, home / chosen.name, HuggingFace(), _announce):
-            _say(f"{done.part} is there, of commit {done.commit}" + (f"; {done.note}" if done.note else ""))
+            say(f"{done.part} is there, of commit {done.commit}" + (f"; {done.note}" if done.note else ""))
     except (EngineError, OSError) as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @models_app.command()
 def convert(
-    model: Name,
+    model: PresetName,
     source: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file, or a folder.")],
     part: Annotated[str, typer.Option(help="transformer-4step, text, tokenizer, vae, lightvae, lightvae2 or tiny.")],
     onto: Annotated[Path | None, typer.Option(help="The base that low-rank weights are added to.")] = None,
@@ -79,14 +75,14 @@ def convert(
 
     try:
         for path in convert_part(_large(model), part, source, home / model, onto, lora_alpha, ema):
-            _say(str(path))
+            say(str(path))
     except (EngineError, OSError) as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @models_app.command()
 def verify(
-    model: Name,
+    model: PresetName,
     deep: Annotated[bool, typer.Option(help="Read every tensor, not the headers alone.")] = False,
     home: Home = HOME,
 ) -> None:
@@ -101,14 +97,14 @@ def verify(
         if not counts:
             _large(model)
         for part, count in counts.items():
-            _say(f"{part:18} {count} tensors, as they should be")
+            say(f"{part:18} {count} tensors, as they should be")
     except EngineError as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 @models_app.command()
 def encode(
-    model: Name,
+    model: PresetName,
     scene: Annotated[Path, typer.Option(help="Scene file.")],
     device: Annotated[str | None, typer.Option(help="Of the text encoder; a GPU by default if there is one.")] = None,
     cut: Annotated[bool, typer.Option(help="Encode each prompt as the first of a shot too.")] = True,
@@ -124,28 +120,19 @@ def encode(
         chosen = _large(model)
         prompts = possible_prompts(load_scene(scene))
         new = encode_ahead(home / chosen.name, prompts, device, cut)
-        _say(f"{len(prompts)} prompts; {new} embeddings are new")
+        say(f"{len(prompts)} prompts; {new} embeddings are new")
     except (EngineError, SceneError) as problem:
-        _give_up(problem)
+        give_up(problem)
 
 
 def _large(name: str) -> "Preset":
     found = preset(name)
     if found.shipped:
-        _say(f"{name} comes with the package; there is nothing to do")
+        say(f"{name} comes with the package; there is nothing to do")
         raise typer.Exit(0)
     check_packages()
     return found
 
 
 def _announce(source: "Source") -> None:
-    _say(f"{source.part}: fetching {source.path} of {source.repo}")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _give_up(problem: Exception) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-    raise typer.Exit(1)
+    say(f"{source.part}: fetching {source.path} of {source.repo}")

@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
+from everscene_bridge.cli_common import Home, PresetName, give_up, say
 from everscene_engine.errors import ConfigError, EngineError
 from everscene_engine.models.presets import HOME, preset
-
-console = Console(highlight=False)
 
 WORLD: Final = "world"
 WORLD_PROMPTS: Final = 8
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="A preset; `everscene models list` names them.")],
+    model: PresetName,
     format: Annotated[str, typer.Option(help="nvfp4 or fp8.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Of the weights made for so many steps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; beside the model's weights by default.")] = None,
@@ -26,7 +24,7 @@ def quantize(
         str | None, typer.Option(help="Calibrate nvfp4: a file with a prompt on each line; pocket: world, its own.")
     ] = None,
     chunks: Annotated[int, typer.Option(min=1, help="Of each prompt, while calibrating.")] = 4,
-    home: Annotated[Path, typer.Option("--home", help="Where converted weights lie.")] = HOME,
+    home: Home = HOME,
 ) -> None:
     """Write a model's weights with the linears of its blocks in four or eight bits."""
     from everscene_engine.models.quantize import quantize as write  # takes seconds, for torch
@@ -35,10 +33,9 @@ def quantize(
         chosen = preset(model)
         said = None if prompts is None else _prompts(prompts, chosen.shipped)
         for path in write(chosen, format, home / model, out, steps, device, said, chunks):
-            console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", markup=False, soft_wrap=True)
+            say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     except EngineError as problem:
-        Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from problem
+        give_up(problem)
 
 
 def _prompts(where: str, of_world: bool) -> list[str]:

@@ -1,6 +1,5 @@
 """`everscene record`: a video of a running server, written by a process of its own."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -9,18 +8,11 @@ from typing import Annotated
 
 import typer
 
-from everscene_bridge import bench_record as bench
-from everscene_bridge import protocol
-from everscene_bridge.cli_director import give_up, say
+from everscene_bridge.cli_common import DEFAULT_ENDPOINT, Endpoint, Token, give_up, say
 from everscene_bridge.client import Client
-from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError
 from everscene_bridge.record import Recorder, RecordSettings
-from everscene_bridge.scene import load_scene
 from everscene_bridge.video_file import check_path
-from everscene_engine.errors import EngineError
-
-Model = Annotated[str, typer.Option(help="pocket, another of `everscene models list`, or pattern.")]
 
 NICENESS = 5
 """The recorder gives way to the engine; its queue bridges what that costs."""
@@ -32,10 +24,8 @@ def record(
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Seconds of content; until Ctrl-C by default.")] = None,
     split: Annotated[float | None, typer.Option(min=1, help="Begin a new file after so many seconds.")] = None,
     crf: Annotated[int, typer.Option(min=0, max=51, help="Quality, 0 is lossless; less is better and larger.")] = 18,
-    endpoint: Annotated[str, typer.Option(help="Control address of the server.")] = (
-        f"tcp://{protocol.LOOPBACK}:{protocol.CONTROL_PORT}"
-    ),
-    token: Annotated[str | None, typer.Option(help="The server's token.")] = None,
+    endpoint: Endpoint = DEFAULT_ENDPOINT,
+    token: Token = None,
 ) -> None:
     """Record every frame, with the events as chapters and in a JSONL file beside it."""
     recorder = Recorder(RecordSettings(file, seconds, split, crf, from_cut=from_snapshot is not None))
@@ -58,26 +48,3 @@ def record(
         give_up(problem)
     names = ", ".join(path.name for path in result.files) or "nothing"
     say(f"{names}: {result.frames} frames, {result.lost} lost")
-
-
-def bench_record(
-    model: Model = "pocket",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")] = None,
-    window: Annotated[float, typer.Option(min=1, help="Seconds of each window.")] = 20.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Windows without and with a recorder.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Whether a recording slows generation down: with and without in turn, on a server of its own."""
-    try:
-        found = bench.measure(loader(EngineChoice(model, threads=threads)), load_scene(), window, rounds)
-    except (EversceneError, EngineError) as problem:
-        give_up(problem)
-    if as_json:
-        typer.echo(json.dumps(found))
-        return
-    for name in ("without", "with"):
-        one = found[name]
-        rates = f"generation {one['generation_fps']:.1f} fps, shown {one['fps']:.2f} fps"
-        say(f"{name:8} {rates}, {one['held']} frames held")
-    say(f"generation with a recorder: {found['ratio']:.3f} of that without; {found['recorded']} frames recorded")
-    say(f"{found['lost']} frames lost")

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from everscene_bridge import show as shows
-from everscene_bridge.cli_director import give_up, say
+from everscene_bridge.cli_common import console, give_up, say
 from everscene_bridge.errors import EversceneError
 from everscene_bridge.settings import token_from_environment
 from everscene_bridge.show_file import load_show
@@ -27,6 +26,6 @@ def show(
             read = load_show(file, token_from_environment())
             say(f"{read.file.name}: {file} and all that it names can be read")
             return
-        shows.run(file, Console(highlight=False), seconds)
+        shows.run(file, console, seconds)
     except (EversceneError, EngineError) as problem:
         give_up(problem)

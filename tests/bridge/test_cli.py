@@ -1,8 +1,11 @@
 """The command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from everscene_bridge.cli import app
@@ -116,3 +119,30 @@ def test_slots_can_be_sent(server: Server) -> None:
 
 def test_an_endpoint_that_cannot_be_is_named() -> None:
     assert "it must be tcp://HOST:PORT" in run("send", "storm", "--endpoint", "localhost:7464", code=1)
+
+
+def commands(of: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below this one, with its words."""
+    inner = getattr(of, "commands", None)
+    if inner is None:
+        yield path, of
+    for name, command in (inner or {}).items():
+        yield from commands(command, (*path, name))
+
+
+COMMANDS = {" ".join(path): command for path, command in commands(typer.main.get_command(app))}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_explained(name: str) -> None:
+    assert COMMANDS[name].help
+    assert [option.name for option in COMMANDS[name].params if not option.help] == []
+
+
+def test_the_endpoint_and_the_token_are_the_same_option_everywhere() -> None:
+    told: dict[str, set[Any]] = {name: set() for name in ("endpoint", "token")}
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if option.name in told and name != "serve":
+                told[option.name].add((option.help, option.default))
+    assert {name: len(kinds) for name, kinds in told.items()} == {"endpoint": 1, "token": 1}

@@ -1,14 +1,11 @@
-"""`everscene scene check` and `everscene bench director`."""
+"""`everscene scene check`."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from everscene_bridge import director_bench
+from everscene_bridge.cli_common import give_up, say
 from everscene_bridge.engines import EngineChoice, loader
 from everscene_bridge.errors import EversceneError, SceneError
 from everscene_bridge.inputs import Input
@@ -17,9 +14,6 @@ from everscene_bridge.scene_prompts import MOST, possible_prompts
 from everscene_engine.errors import EngineError, PromptRejected
 
 scene_app = typer.Typer(no_args_is_help=True, help="Scene files.")
-console = Console(highlight=False)
-
-SceneArgument = Annotated[Path, typer.Argument(help="Scene file.")]
 
 
 @scene_app.callback()
@@ -29,7 +23,7 @@ def scene() -> None:
 
 @scene_app.command("check")
 def check_scene(
-    file: SceneArgument = DEFAULT_SCENE,
+    file: Annotated[Path, typer.Argument(help="Scene file.")] = DEFAULT_SCENE,
     most: Annotated[int, typer.Option(min=1, help="Give up when there are more prompts.")] = MOST,
     model: Annotated[str | None, typer.Option(help="Ask this model whether it takes them all, as pocket.")] = None,
 ) -> None:
@@ -71,35 +65,3 @@ def _ask(model: str, prompts: list[str]) -> None:
     if refused:
         give_up(SceneError("\n".join([f"{model} does not take {len(refused)} of {len(prompts)}:", *refused])))
     say(f"{model} takes them all")
-
-
-def bench_director(
-    file: SceneArgument = DEFAULT_SCENE,
-    events: Annotated[int, typer.Option(min=1, max=1_000_000)] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Random events through a scene's rules, without an engine; exit code 1 if 10,000 take 0.2 s of a core or more."""
-    try:
-        times = director_bench.measure(load_scene(file), events)
-    except EversceneError as problem:
-        give_up(problem)
-    if as_json:
-        typer.echo(json.dumps({"ok": times.ok, **asdict(times)}))
-    else:
-        say(
-            f"{times.events} events in {times.seconds:.3f} s ({times.cpu_seconds:.3f} s of one core): "
-            f"{times.applied} applied, {times.superseded} superseded, {times.rejected} rejected"
-        )
-    if not times.ok:
-        raise typer.Exit(1)
-
-
-def say(text: str) -> None:
-    """One line, as it is."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def give_up(problem: Exception) -> NoReturn:
-    """End the program with a sentence."""
-    Console(stderr=True, highlight=False).print(f"everscene: {problem}", markup=False, soft_wrap=True)
-    raise typer.Exit(1)
