@@ -6,14 +6,13 @@ position · 10000^(−k/P). Angles are float64, so a stream of weeks has exact o
 (The layout of Wan 2.1 and 2.2.)
 """
 
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from everscene_kernels.launch import has_kernels
+from everscene_kernels.launch import has_kernels, on_gpu_of
 
 THETA = 10000.0
 
@@ -93,7 +92,7 @@ def rotate_into(x: Tensor, turn: Rotation, out: Tensor) -> None:
     if _has_kernel(x, out):
         from everscene_kernels import fused_triton
 
-        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        with on_gpu_of(x):
             fused_triton.turn_keys(x, *turn, out)
     else:
         out.copy_(rotate(x, turn))

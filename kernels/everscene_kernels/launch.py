@@ -1,9 +1,10 @@
 """When our Triton kernels take over from torch, and on which GPU they may be launched.
 
 Triton launches on the current GPU, whichever one its tensors are on. So whoever works on another GPU than the first
-makes it the current one (`torch.cuda.device`), and every launcher checks that it is.
+makes it the current one (`on_gpu_of`, or a CUDA stream of its own), and every launcher checks that it is.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,6 +15,11 @@ from torch import Tensor
 def has_kernels(*tensors: Tensor, dtype: torch.dtype | None = torch.bfloat16) -> bool:
     """Whether kernels can take these tensors: all on a GPU and of this dtype, None for any; and Triton is installed."""
     return all(x.is_cuda and dtype in (None, x.dtype) for x in tensors) and _has_triton()
+
+
+def on_gpu_of(x: Tensor) -> AbstractContextManager[object]:
+    """Within it kernels are launched where this tensor is."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def check_launch(x: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everscene_kernels import nvfp4
 from everscene_kernels.fp8 import FP8Rows, quantize_rows, scaled
+from everscene_kernels.launch import on_gpu_of
 from everscene_kernels.nvfp4 import NVFP4Tensor
 
 _FUSED_DTYPES = (torch.bfloat16, torch.float32)
@@ -20,7 +21,8 @@ def quantize(weight: Tensor) -> NVFP4Tensor:
     if weight.is_cuda and weight.dtype in _FUSED_DTYPES:
         from everscene_kernels import nvfp4_triton  # needs a GPU or Triton's interpreter
 
-        return nvfp4_triton.quantize(weight)
+        with on_gpu_of(weight):
+            return nvfp4_triton.quantize(weight)
     return nvfp4.quantize(weight)
 
 
@@ -29,7 +31,8 @@ def dequantize(weight: NVFP4Tensor, dtype: torch.dtype, out: Tensor | None = Non
     if weight.values.is_cuda and dtype in _FUSED_DTYPES:
         from everscene_kernels import nvfp4_triton
 
-        return nvfp4_triton.dequantize(weight, dtype, out)
+        with on_gpu_of(weight.values):
+            return nvfp4_triton.dequantize(weight, dtype, out)
     made = nvfp4.dequantize(weight, dtype)
     return made if out is None else out.copy_(made)
 
@@ -51,4 +54,5 @@ def fp8_values(weight: NVFP4Tensor, inverses: Tensor, out: Tensor) -> None:
         return
     from everscene_kernels import nvfp4_fp8_triton
 
-    nvfp4_fp8_triton.fp8_values(weight, inverses, out)
+    with on_gpu_of(weight.values):
+        nvfp4_fp8_triton.fp8_values(weight, inverses, out)

@@ -1,5 +1,6 @@
 """Which tensors kernels take, and on which GPU they are launched. Needs no GPU: tensors are faked."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,3 +34,10 @@ def test_a_launch_for_another_gpu_than_the_current_one_is_refused(monkeypatch: p
     launch.check_launch(on("cuda:0"))
     with pytest.raises(ValueError, match="on the current GPU, cuda:0, and this tensor is on cuda:1"):
         launch.check_launch(on("cuda:1"))
+
+
+def test_the_gpu_of_a_tensor_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda place: nullcontext(made.append(place)))
+    with launch.on_gpu_of(on("cuda:1")), launch.on_gpu_of(on("cpu")):
+        assert made == [torch.device("cuda:1")]
