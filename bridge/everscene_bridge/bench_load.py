@@ -240,10 +240,10 @@ def _result(
     }
 
 
-def resident_bytes() -> int | None:
-    """Memory of this process that is in use; None where the system does not tell as Linux does."""
+def resident_bytes(process: int | None = None) -> int | None:
+    """Memory of this process, or of another, that is in use; None where the system does not tell as Linux does."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{process or 'self'}/statm").read_text().split()[1])
     except OSError:
         return None
     return pages * 4096

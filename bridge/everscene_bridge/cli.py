@@ -182,6 +182,7 @@ def demo(
     control_port: ControlPort = protocol.CONTROL_PORT,
     frames_port: FramesPort = protocol.FRAMES_PORT,
     viewer_port: ViewerPort = protocol.VIEWER_PORT,
+    browser: Annotated[bool, typer.Option(help="Open the viewer in a browser.")] = True,
     log_level: LogLevel = "warning",
 ) -> None:
     """Serve, open the viewer, and play a short feed until you touch a control."""
@@ -192,7 +193,7 @@ def demo(
             serve=ServeSettings(control_port=control_port, frames_port=frames_port),
             viewer_port=viewer_port,
             feed=DEMO_FEED,
-            open_browser=True,
+            open_browser=browser,
         )
         run(options, console)
     except (EversceneError, EngineError) as problem:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everscene_bridge import bench, bench_load, bench_pipeline, bench_record, director_bench
+from everscene_bridge import bench, bench_demo, bench_load, bench_pipeline, bench_record, director_bench
 from everscene_bridge.cli_common import (
     AsJson,
     Device,
@@ -135,13 +135,23 @@ def load(
         result = bench_load.load(make, load_scene(scene), rate, seconds, clients)
     except (EversceneError, EngineError) as problem:
         give_up(problem)
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for name, value in result.items():
-            console.print(f"{name:16} {value}", markup=False, soft_wrap=True)
-    if not result["ok"]:
-        raise typer.Exit(1)
+    _print_all(result, as_json)
+
+
+@bench_app.command()
+def demo(
+    model: Model = "pocket",
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(min=1, help="After the first frame.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """The demo before a client that counts every frame; exit code 1 if one was missed, the picture stood for more than
+    a second, or the memory grew by more than a tenth."""
+    try:
+        result = bench_demo.demo(model, threads, seconds)
+    except (EversceneError, EngineError) as problem:
+        give_up(problem)
+    _print_all(result, as_json)
 
 
 @bench_app.command()
@@ -188,6 +198,17 @@ def record(
         say(f"{name:8} {rates}, {one['held']} frames held")
     say(f"generation with a recorder: {found['ratio']:.3f} of that without; {found['recorded']} frames recorded")
     say(f"{found['lost']} frames lost")
+
+
+def _print_all(result: dict[str, Any], as_json: bool) -> None:
+    """Everything under its name; then the program ends, with 1 unless all is as it should be."""
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for name, value in result.items():
+            say(f"{name:16} {value}")
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 def _print_latency(result: dict[str, Any]) -> None:

@@ -1,13 +1,16 @@
 """The latency bench, against an engine whose times are known."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from everscene_bridge import bench, bench_load, bench_pipeline
+from everscene_bridge import bench, bench_demo, bench_load, bench_pipeline
 from everscene_bridge.bench_server import WARM_CHUNKS
+from everscene_bridge.cli import app
 from everscene_bridge.errors import SettingsError
 from everscene_bridge.pattern import PatternEngine, PatternTimes
 from everscene_bridge.scene import load_scene
@@ -55,6 +58,38 @@ def test_overlap_is_the_part_of_decoding_during_which_something_is_generated() -
     assert result["overlap"] == pytest.approx(15 / 20)
     assert result["frame_gap_ms"]["max"] == pytest.approx(40)
     assert result["generating"] == pytest.approx(0.55)
+
+
+def test_the_demo_is_run_and_every_frame_counted() -> None:
+    done = CliRunner().invoke(app, ["bench", "demo", "--model", "pattern", "--seconds", "20", "--json"])
+    found = json.loads(done.output)
+    assert done.exit_code == 0 and found["ok"] and found["broken"] == [], found
+    assert found["frames"] > 20 * 10 and found["missed"] == 0 and found["seconds"] >= 20
+    assert 0 < found["longest_gap_ms"] <= 1000 and found["first_frame_s"] > 0
+    assert sum(found["events"].values()) == 3 and "lost" not in found["events"]
+    assert len(found["resident_bytes"]) in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (bench_demo.Count(missed=1), "1 frames were missed"),
+        (bench_demo.Count(longest_gap_ms=1001.0), "the picture stood for 1001 ms"),
+        (bench_demo.Count(events={"applied": 3, "lost": 2}), "2 events have no final receipt"),
+        (bench_demo.Count(resident_bytes=[1000, 1101]), "the memory grew by 10.1%"),
+    ],
+)
+def test_what_does_not_hold_of_the_demo_is_named(count: bench_demo.Count, words: str) -> None:
+    assert count.broken == [words]
+
+
+def test_a_demo_whose_memory_cannot_be_read_may_be_sound() -> None:
+    assert bench_demo.Count(longest_gap_ms=1000.0, events={"superseded": 2}).broken == []
+
+
+def test_a_demo_that_does_not_start_is_told() -> None:
+    with pytest.raises(SettingsError, match="ended before it had started"):
+        bench_demo.demo("no-such-model", None, 1.0)
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
