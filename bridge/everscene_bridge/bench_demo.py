@@ -18,7 +18,7 @@ from threading import Thread
 from typing import Any
 
 from everscene_bridge.bench_load import resident_bytes
-from everscene_bridge.bench_server import START_S, WARM_CHUNKS
+from everscene_bridge.bench_server import START_S
 from everscene_bridge.client import Client
 from everscene_bridge.client_frames import Frame
 from everscene_bridge.errors import ClientError, Rejected, SettingsError, Superseded
@@ -28,6 +28,9 @@ from everscene_bridge.show import start_python
 EVENT_EVERY_S = 6.0
 LONGEST_GAP_MS = 1000.0
 MEMORY_GROWTH = 0.10
+SETTLE_S = 60.0
+"""From then on the memory counts, or from the middle of a run that is shorter than two of it: before, automatic
+snapshots and the conditionings that an engine remembers take what they need."""
 RECEIPT_S = 60.0
 STOP_S = 30.0
 
@@ -43,7 +46,7 @@ class Count:
     longest_gap_ms: float = 0.0
     held: int = 0  # frame periods in which the last frame had to stand
     events: dict[str, int] = field(default_factory=dict)  # by their end
-    resident_bytes: list[int] = field(default_factory=list)  # once warm, and at the end; empty where nothing tells
+    resident_bytes: list[int] = field(default_factory=list)  # at first, settled, at last; empty where nothing tells
 
     def take(self, frame: Frame, before: Frame, gap_s: float) -> None:
         """One more frame, so long after the one before."""
@@ -54,8 +57,8 @@ class Count:
 
     @property
     def growth(self) -> float | None:
-        """Of the memory, as a part of what it was when warm."""
-        return self.resident_bytes[-1] / self.resident_bytes[0] - 1 if len(self.resident_bytes) > 1 else None
+        """Of the memory, as a part of what it was once settled."""
+        return self.resident_bytes[-1] / self.resident_bytes[1] - 1 if len(self.resident_bytes) > 2 else None
 
     @property
     def broken(self) -> list[str]:
@@ -101,6 +104,7 @@ def _watch(world: Client, process: int, start: float, seconds: float, chance: ra
     begun = now = time.monotonic()
     held = world.stats().held
     count = Count(first_frame_s=begun - start, frames=1)
+    _note_memory(count, process)
     names = [event.name for event in world.scene.events]
     receipts: list[Receipt] = []
     while now - begun < seconds:
@@ -110,7 +114,7 @@ def _watch(world: Client, process: int, start: float, seconds: float, chance: ra
         before = frame
         if now - begun >= EVENT_EVERY_S * (len(receipts) + 1):
             receipts.append(world.event(chance.choice(names)))
-        if not count.resident_bytes and frame.chunk >= WARM_CHUNKS:
+        if len(count.resident_bytes) == 1 and now - begun >= min(SETTLE_S, seconds / 2):
             _note_memory(count, process)
     _note_memory(count, process)
     count.held = world.stats().held - held

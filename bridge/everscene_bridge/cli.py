@@ -49,14 +49,6 @@ from everscene_engine.errors import EngineError
 
 HELP = "A live, generated world that events bend while it plays. `everscene demo` shows one, `serve` runs one."
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
-app.add_typer(scene_app, name="scene")
-app.add_typer(bench_app, name="bench")
-app.add_typer(models_app, name="models")
-app.add_typer(feed_app, name="feed")
-app.command()(record)
-app.command()(show)
-app.command()(quantize)
-app.command()(doctor)
 
 Weights = Annotated[Path | None, typer.Option(help="Folder of weights; where `models pull` writes by default.")]
 StartImage = Annotated[Path | None, typer.Option(help="A picture that the world begins with.")]
@@ -70,9 +62,9 @@ PathOption = Annotated[str, typer.Option(help="fast, plain: the definition; auto
 Attention = Annotated[str, typer.Option(help="Self-attention: bf16, or fp8: quicker on a GPU, less exact.")]
 Host = Annotated[str, typer.Option(help="Address to listen on. Any but this machine's own needs a token.")]
 ServerToken = Annotated[str | None, typer.Option(help=f"Clients must have it; {TOKEN_VARIABLE} by default.")]
-ControlPort = Annotated[int, typer.Option(help="0: any free port.")]
-FramesPort = Annotated[int, typer.Option(help="0: any free port.")]
-ViewerPort = Annotated[int, typer.Option(help="0: any free port.")]
+ControlPort = Annotated[int, typer.Option(min=0, max=65535, help="Of the control socket; 0: any that is free.")]
+FramesPort = Annotated[int, typer.Option(min=0, max=65535, help="Of the frames socket; 0: any that is free.")]
+ViewerPort = Annotated[int, typer.Option(min=0, max=65535, help="Of the viewer; 0: any that is free.")]
 RingDir = Annotated[Path | None, typer.Option(help="Folder for the frame ring; /dev/shm by default where it is.")]
 RingSlots = Annotated[int, typer.Option(help="Frames that the ring holds: more for readers that must miss none.")]
 Interrupt = Annotated[bool, typer.Option(help="Events break into the chunk in flight, or wait for it.")]
@@ -128,7 +120,7 @@ def serve(
     autosave_s: Annotated[float, typer.Option(help="Seconds between automatic snapshots; 0: none.")] = 10.0,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Run the sidecar until Ctrl-C."""
+    """Run a world that clients show and steer, until Ctrl-C."""
     _start_logging(log_level)
     try:
         settings = ServeSettings(
@@ -202,10 +194,14 @@ def demo(
 
 @app.command()
 def send(
-    name: Annotated[str | None, typer.Argument(help="An event of the scene.")] = None,
-    params: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Its params.")] = None,
+    name: Annotated[str | None, typer.Argument(help="An event of the scene, as storm.")] = None,
+    params: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="Its params, as intensity=0.8.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="A whole prompt, in place of an event.")] = None,
-    slot: Annotated[list[str] | None, typer.Option(metavar="NAME=WORDS", help="Words for a slot instead.")] = None,
+    slot: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=WORDS", help="Words for a slot instead, as time='at night'.")
+    ] = None,
     transition: Annotated[str | None, typer.Option(help="Not for an event: recache, text, blend, cut, reset.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Of a blend.")] = None,
     when: Annotated[str | None, typer.Option(help="now or chunk.")] = None,
@@ -295,7 +291,9 @@ def restore_snapshot(
 
 @app.command()
 def image(
-    picture: Annotated[Path | None, typer.Argument(help="PNG, JPEG or WebP; without one: as always.")] = None,
+    picture: Annotated[
+        Path | None, typer.Argument(help="PNG, JPEG or WebP; without one, worlds begin without a picture again.")
+    ] = None,
     endpoint: Endpoint = DEFAULT_ENDPOINT,
     token: Token = None,
 ) -> None:
@@ -417,6 +415,16 @@ def _start_logging(level: str) -> None:
         logging.basicConfig(level=level.upper(), format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     else:  # a file or a journal: one line for each message
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+
+
+app.command()(record)
+app.command()(show)
+app.command()(quantize)
+app.command()(doctor)
+app.add_typer(feed_app, name="feed")
+app.add_typer(scene_app, name="scene")
+app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

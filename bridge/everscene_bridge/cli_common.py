@@ -17,7 +17,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the noise that the world is m
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.")]
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs that make the stream together; on a CPU: processes.")]
-SceneOption = Annotated[Path, typer.Option(help="Scene file: events and their words.")]
+SceneOption = Annotated[
+    Path, typer.Option(help="Scene file: events and their words; by default the pocket world's.", show_default=False)
+]
 Home = Annotated[Path, typer.Option("--home", help="Where converted weights lie, a folder for each preset.")]
 PresetName = Annotated[str, typer.Argument(help="A preset; `everscene models list` names them.")]
 Endpoint = Annotated[str, typer.Option(help="Control address of the server.")]

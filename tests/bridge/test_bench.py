@@ -67,7 +67,7 @@ def test_the_demo_is_run_and_every_frame_counted() -> None:
     assert found["frames"] > 20 * 10 and found["missed"] == 0 and found["seconds"] >= 20
     assert 0 < found["longest_gap_ms"] <= 1000 and found["first_frame_s"] > 0
     assert sum(found["events"].values()) == 3 and "lost" not in found["events"]
-    assert len(found["resident_bytes"]) in (0, 2)
+    assert len(found["resident_bytes"]) in (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_demo_is_run_and_every_frame_counted() -> None:
         (bench_demo.Count(missed=1), "1 frames were missed"),
         (bench_demo.Count(longest_gap_ms=1001.0), "the picture stood for 1001 ms"),
         (bench_demo.Count(events={"applied": 3, "lost": 2}), "2 events have no final receipt"),
-        (bench_demo.Count(resident_bytes=[1000, 1101]), "the memory grew by 10.1%"),
+        (bench_demo.Count(resident_bytes=[800, 1000, 1101]), "the memory grew by 10.1%"),
     ],
 )
 def test_what_does_not_hold_of_the_demo_is_named(count: bench_demo.Count, words: str) -> None:

@@ -80,7 +80,6 @@ def test_scene_check_names_what_is_wrong(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "a token is needed"),
-        (["--control-port", "70000"], "--control-port"),
         (["--log-level", "loud"], "--log-level"),
         (["--scene", "no_such.yaml"], "no_such.yaml"),
     ],
@@ -146,3 +145,8 @@ def test_the_endpoint_and_the_token_are_the_same_option_everywhere() -> None:
             if option.name in told and name != "serve":
                 told[option.name].add((option.help, option.default))
     assert {name: len(kinds) for name, kinds in told.items()} == {"endpoint": 1, "token": 1}
+
+
+@pytest.mark.parametrize("option", ["--control-port", "--frames-port", "--viewer-port"])
+def test_a_port_that_cannot_be_is_named(option: str) -> None:
+    assert f"Invalid value for '{option}'" in run("demo", "--no-browser", option, "99999", code=2)

@@ -333,7 +333,7 @@ const receipts = {
     cell?.classList.toggle("refused", state === "rejected");
     if (state === "applied") this.finish(row, "applied", milliseconds(latency), "", `first frame ${frame}`);
     else if (state === "done") this.finish(row, "applied", "done", "");
-    else if (state === "rejected") this.finish(row, "rejected", "rejected", mine.type === "prompt" ? "" : reason);
+    else if (state === "rejected") this.finish(row, "rejected", "rejected", mine.type === "prompt" ? "" : reason, reason);
     else this.finish(row, state, state === "lost" ? "no receipt" : state, reason);
     if (state === "rejected" && mine.type === "prompt") refusePrompt(mine.text, reason);
   },
