@@ -73,10 +73,15 @@ def sidecar(options: SidecarOptions, console: Console) -> Iterator[Running]:
         engine = load()
     with ExitStack() as stack:
         stopping = stack.enter_context(_signals())
-        run_log = (
-            None if options.log is None else stack.enter_context(_open_log(options.log, options.engine, engine.info))
-        )
-        server = Server(engine, load, scene, options.serve, run_log=run_log)
+        with ExitStack() as undo:
+            undo.callback(engine.close)  # it may have started other processes
+            run_log = (
+                None
+                if options.log is None
+                else stack.enter_context(_open_log(options.log, options.engine, engine.info))
+            )
+            server = Server(engine, load, scene, options.serve, run_log=run_log)
+            undo.pop_all()  # the server closes whatever engine it has then
         if options.paused:
             server.stream.timeline.pause()
         stack.enter_context(server)
