@@ -16,7 +16,7 @@ from everscene_bridge.sidecar import SidecarOptions, sidecar
 
 def test_an_engine_whose_server_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Any] = []
-    monkeypatch.setattr(PatternEngine, "close", closed.append)
+    monkeypatch.setattr(PatternEngine, "close", lambda engine: closed.append(engine))
     made = PatternEngine()
     monkeypatch.setattr(module, "loader", lambda choice: lambda: made)
     with socket.socket() as taken:
