@@ -302,7 +302,7 @@ def image(
         try:
             world.image(picture)
         except OSError as problem:
-            give_up(problem)
+            give_up(SettingsError(f"the picture {picture} cannot be read: {problem.strerror}"))
         console.print(f"worlds begin with {picture or 'noise'} from now on", markup=False)
 
 

@@ -127,7 +127,8 @@ class Client(Listener):
         self._link = Link(endpoint, token, self)
         self._link.start()
         try:
-            self._await(lambda: self._connected or self._refused is not None, timeout, "no server answers")
+            unanswered = "no server answers (`everscene serve` starts one)"
+            self._await(lambda: self._connected or self._refused is not None, timeout, unanswered)
             if self._refused is not None:
                 raise self._refused
         except ClientError:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from everscene_bridge import snapshots
 from everscene_bridge.errors import CommandFailed, SnapshotUnreadable
@@ -31,7 +31,14 @@ Answer = Callable[[Reply], None]
 Result = dict[str, Any]
 LONGEST_REWIND_S = 3600
 
-SnapshotName = Annotated[str, Field(pattern=f"^{snapshots.NAME.pattern}$")]
+
+def _snapshot_name(name: str) -> str:
+    if snapshots.NAME.fullmatch(name) is None:
+        raise ValueError(f"must be {snapshots.NAME_RULE}")
+    return name
+
+
+SnapshotName = Annotated[str, AfterValidator(_snapshot_name)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 

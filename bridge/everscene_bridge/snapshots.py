@@ -30,6 +30,7 @@ LAST: Final = "last"
 AUTOMATIC: Final = "automatic"
 AUTOMATIC_KEPT: Final = 2
 NAME: Final = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9 _-]{0,62}[A-Za-z0-9_-])?")
+NAME_RULE: Final = "1 to 64 letters, digits, spaces, _ and -, no space at either end"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,7 @@ def path_of(folder: Path, name: str) -> Path:
     if name == LAST:
         raise ValueError(f"{LAST!r} is no name for a snapshot: it stands for the newest automatic one")
     if NAME.fullmatch(name) is None:
-        raise ValueError(
-            f"{name!r} is no name for a snapshot: 1 to 64 letters, digits, spaces, _ and -, no space at either end"
-        )
+        raise ValueError(f"{name!r} is no name for a snapshot: {NAME_RULE}")
     return folder / (name + SUFFIX)
 
 

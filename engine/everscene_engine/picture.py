@@ -24,7 +24,9 @@ def fitted(source: Path | bytes, width: int, height: int) -> NDArray[np.uint8]:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ConfigError(f"{name} is {opened.width}×{opened.height}; the rule is at most {MAX_PIXELS} pixels")
             upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:  # which names a buffer by its address
+        raise ConfigError(f"{name} cannot be read as a picture: it is of no kind that is known here") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{name} cannot be read as a picture: {error}") from error
     black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
     opaque = Image.alpha_composite(black, upright).convert("RGB")

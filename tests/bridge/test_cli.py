@@ -150,3 +150,9 @@ def test_the_endpoint_and_the_token_are_the_same_option_everywhere() -> None:
 @pytest.mark.parametrize("option", ["--control-port", "--frames-port", "--viewer-port"])
 def test_a_port_that_cannot_be_is_named(option: str) -> None:
     assert f"Invalid value for '{option}'" in run("demo", "--no-browser", option, "99999", code=2)
+
+
+def test_a_snapshots_name_and_a_picture_that_cannot_be_are_refused_in_words(server: Server) -> None:
+    endpoint = ("--endpoint", server.endpoint)
+    assert "must be 1 to 64 letters, digits, spaces" in run("snapshot", "../x", *endpoint, code=1)
+    assert "the picture /no/such.png cannot be read: No such file" in run("image", "/no/such.png", *endpoint, code=1)

@@ -103,7 +103,7 @@ def test_a_picture_of_several_megabytes_is_taken(world: Client) -> None:
 
 
 def test_what_is_no_picture_is_refused_and_the_stream_goes_on(world: Client) -> None:
-    with pytest.raises(RequestFailed, match=r"cannot be read as a picture.*\(picture\)"):
+    with pytest.raises(RequestFailed, match=r"cannot be read as a picture: it is of no kind that .*\(picture\)"):
         world.image(b"no picture")
     with pytest.raises(RequestFailed, match=r"at most 8388608"):
         world.image(bytes(protocol.MAX_PICTURE_BYTES + 1))
