@@ -40,6 +40,7 @@ from everscene_engine.stream import LatentStream
 from everscene_engine.text import TextEncoder
 from everscene_engine.transformer import WanTransformer
 
+REMEMBERED_PROMPTS = 64  # and no more than REMEMBERED_BYTES of them
 REMEMBERED_CHUNKS = 16
 SNAPSHOT_DECODER_BYTES = 64 * 2**20
 """A decoder with more state than this (a whole Wan VAE has gigabytes) begins anew after a snapshot and is warmed up."""
@@ -296,8 +297,10 @@ class LiveEngine:
         embedding = self._text.encode([prompt]).to(self._transformer.patch_embedding.weight.device)
         made = replace(self._transformer.condition(embedding), prompt=prompt)
         self._conditionings[prompt] = made
-        while (
-            len(self._conditionings) > 1 and sum(one.bytes for one in self._conditionings.values()) > REMEMBERED_BYTES
-        ):
+        while len(self._conditionings) > 1 and self._remembers_too_much():
             self._conditionings.popitem(last=False)
         return made
+
+    def _remembers_too_much(self) -> bool:
+        held = self._conditionings.values()
+        return len(held) > REMEMBERED_PROMPTS or sum(one.bytes for one in held) > REMEMBERED_BYTES

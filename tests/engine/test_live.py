@@ -46,6 +46,14 @@ def test_kept_conditionings_are_bounded_by_their_bytes(monkeypatch: pytest.Monke
     assert list(engine._conditionings) == [FIRST]
 
 
+def test_kept_conditionings_are_bounded_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load("pocket")
+    monkeypatch.setattr(live, "REMEMBERED_PROMPTS", 2)
+    for time in ("dawn", "dusk", "night"):
+        engine.steer(f"a red fox in the harbour at {time}", "text")
+    assert len(engine._conditionings) == 2
+
+
 def test_a_prompt_that_a_cut_could_not_take_is_refused_at_once() -> None:
     engine = load("pocket")
     room = 40 - len(words_of(CUT_PREFIX))
