@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from everscene_bridge.bench_load import resident_bytes
+from everscene_bridge.bench_load import LONGEST_GAP_MS, RECEIPT_S, resident_bytes
 from everscene_bridge.bench_server import START_S
 from everscene_bridge.client import Client
 from everscene_bridge.client_frames import Frame
@@ -26,12 +26,10 @@ from everscene_bridge.receipt import Receipt
 from everscene_bridge.show import start_python
 
 EVENT_EVERY_S = 6.0
-LONGEST_GAP_MS = 1000.0
 MEMORY_GROWTH = 0.10
 SETTLE_S = 60.0
 """From then on the memory counts, or from the middle of a run that is shorter than two of it: before, automatic
 snapshots and the conditionings that an engine remembers take what they need."""
-RECEIPT_S = 60.0
 STOP_S = 30.0
 
 

@@ -89,7 +89,7 @@ class Past:
 
     def cut(self, frame: int) -> None:
         """Forget every latent frame from `frame` on, 1 ≤ frame. Raises ConfigError for one that is out of reach."""
-        self.must_reach(frame)
+        self._must_reach(frame)
         assert self.sink is not None
         cut_short(self.chunks, frame)
         cut_short(self.heads, frame)
@@ -99,7 +99,7 @@ class Past:
 
     def before(self, frame: int, window: int) -> list[LatentChunk]:
         """What `cut(frame)` would leave of sink, newest head and the newest `window` chunks, oldest first."""
-        self.must_reach(frame)
+        self._must_reach(frame)
         if frame < 1 or self.sink is None:
             raise ConfigError(f"there is nothing before latent frame {frame}")
         chunks, heads = [self.sink, *self.chunks], list(self.heads)
@@ -115,7 +115,7 @@ class Past:
         oldest = self._oldest
         return 1 if self.sink is None or oldest == self.sink.end_frame else oldest
 
-    def must_reach(self, frame: int) -> None:
+    def _must_reach(self, frame: int) -> None:
         """Raise ConfigError for a latent frame that lies before what is kept, or ahead."""
         oldest = self._oldest
         in_sink = self.sink is not None and frame <= self.sink.end_frame == oldest

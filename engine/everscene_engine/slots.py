@@ -5,6 +5,7 @@ oldest chunk that is not pinned leaves and its slot is used again, so nothing in
 position, and the order of keys is nothing to attention). Pinned chunks are the sinks.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from everscene_engine.errors import ConfigError
@@ -80,9 +81,9 @@ class SlotTable:
         """Let a chunk leave when it is the oldest."""
         return self._swap(resident, replace(resident, pinned=False))
 
-    def clear_window(self) -> None:
-        """Free the slots of every chunk that is not pinned."""
-        self._residents = [resident for resident in self._residents if resident.pinned]
+    def clear_window(self, but: Collection[Resident] = ()) -> None:
+        """Free the slots of every chunk that is not pinned, but for these."""
+        self._residents = [resident for resident in self._residents if resident.pinned or resident in but]
 
     def clear(self) -> None:
         """Free every slot."""

@@ -206,9 +206,8 @@ class LatentStream:
         if not self.unsettled:
             return False
         window = {chunk.number: chunk for chunk in self._window()}
-        for resident in self._cache.table.window:
-            if resident.chunk not in window:
-                self._cache.table.drop(resident)
+        table = self._cache.table
+        table.clear_window([resident for resident in table.window if resident.chunk in window])
         self._unsettled = [number for number in self._unsettled if number in window]
         if not self._unsettled:
             return False
@@ -361,9 +360,7 @@ class LatentStream:
     def _clear_but_sink(self, slot: Resident) -> None:
         """Empty the cache but for the sink and the chunk in work."""
         self._unpin_shots()
-        for resident in self._cache.table.window:
-            if resident != slot:
-                self._cache.table.drop(resident)
+        self._cache.table.clear_window([slot])
 
     def _rebuild_window(self, depth: int | None = None) -> None:
         """RV-recache: clean passes over the window's latents under the present prompt. The sinks stay as they are.
@@ -399,9 +396,7 @@ class LatentStream:
             self._restore_shot_sink(self._text_of(head) if head else None)
         window = self._window()
         whole = [one for one in self._cache.table.window if any(is_whole(one, chunk) for chunk in window)]
-        for resident in self._cache.table.window:
-            if resident not in whole:
-                self._cache.table.drop(resident)
+        self._cache.table.clear_window(whole)
         there = {resident.chunk for resident in whole}
         torn = [chunk for chunk in window if chunk.number not in there]
         depth = self.config.recache_depth
@@ -437,9 +432,7 @@ class LatentStream:
         there = [resident for resident in window if (resident.chunk, resident.end_frame) in wanted]
         if 2 * len(there) < len(chunks) or not self._shot_sink_stands():
             return False
-        for resident in window:
-            if resident not in there:
-                self._cache.table.drop(resident)
+        self._cache.table.clear_window(there)
         return True
 
     def _recache_together(self, window: Sequence[LatentChunk], pinned: Sequence[Resident]) -> None:
