@@ -37,20 +37,32 @@ class _Run:
     info: EngineInfo
 
 
-def latency(loads: Mapping[str, Callable[[], EnginePort]], scene: Scene, events: int, seed: int = 0) -> dict[str, Any]:
+def latency(
+    loads: Mapping[str, Callable[[], EnginePort]],
+    scene: Scene,
+    events: int,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Measure; `event_to_frame_ms`, `bound_ms`, `stages`, `without_interrupt_ms` and what was measured on what.
 
     loads: makes of the engine by the name of its recache depth; the keys named above are those of the first, and
     `recache_depths` has the first three of each. `ok`: p95 of the first is within its bound. events: for each run, of
-    which there is one more than `loads`.
+    which there is one more than `loads`. tell: takes a line after each run, for whoever waits.
     Raises SettingsError for a scene with fewer than two lasting events.
     """
     names = [event.name for event in scene.describe().events if event.for_s is None]
     if len(names) < 2:
         raise SettingsError("the scene needs two events that last, to go from one to the other")
     first = next(iter(loads.values()))
-    runs = {name: _measure(load, scene, names, events, seed, True) for name, load in loads.items()}
-    depths = {name: _reaction(run) for name, run in runs.items()}
+    runs: dict[str, _Run] = {}
+    depths: dict[str, dict[str, Any]] = {}
+    for name, load in loads.items():
+        runs[name] = _measure(load, scene, names, events, seed, True)
+        depths[name] = _reaction(runs[name])
+        reached = depths[name]["event_to_frame_ms"]
+        bound = depths[name]["bound_ms"]
+        tell(f"recache depth {name}: p50 {reached['p50']:.0f}, p95 {reached['p95']:.0f} ms, bound {bound:.0f} ms")
     without = _measure(first, scene, names, events, seed, False).latency_ms.message()
     info = next(iter(runs.values())).info
     found = next(iter(depths.values()))

@@ -67,13 +67,22 @@ class TimedEngine:
     def generate(
         self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None]
     ) -> GeneratedChunk | None:
-        """As the engine does it, divided into the stages that the chunk says it took; they end with the call."""
+        """As the engine does it, divided into the stages that the chunk says it took. They end with the call; but an
+        engine that does not say when a chunk is `finished` makes its clean pass afterwards."""
+        handed_on: list[GeneratedChunk] = []
+
+        def hand_on(chunk: GeneratedChunk) -> None:
+            handed_on.append(chunk)
+            finished(chunk)
+
         start_ns = self._now_ns()
-        chunk = self._engine.generate(interrupted, finished)
+        chunk = self._engine.generate(interrupted, hand_on)
         end: float = self._now_ns()
         if chunk is None:
             self._note("dropped", -1, start_ns, end)
             return None
+        if not handed_on:
+            end += chunk.seconds.get("clean", 0.0) * 1e9
         for stage in reversed(STAGES):
             begin = end - chunk.seconds.get(stage, 0.0) * 1e9
             if begin < end:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def latency(
             model, seed, steps, device, threads, decoder=decoder, random_weights=random_weights, gpus=gpus
         )
         loads = {name: loader(replace(choice, recache_depth=recache_depth_of(name))) for name in names}
-        result = bench.latency(loads, load_scene(scene), events, seed)
+        result = bench.latency(loads, load_scene(scene), events, seed, partial(typer.echo, err=True))
     except (EversceneError, EngineError) as problem:
         give_up(problem)
     if as_json:

@@ -107,7 +107,7 @@ class PatternEngine:
                 return None
             self._sleep(recache)
         self._steered = False
-        for _ in range(times.forwards):
+        for _ in range(times.forwards - 1):
             if interrupted():
                 return None
             self._sleep(times.forward)
@@ -115,6 +115,8 @@ class PatternEngine:
         denoise = times.forward * (times.forwards - 1)
         seconds = {"recache": recache, "denoise": denoise, "clean": times.forward}
         chunk = GeneratedChunk(self._next_chunk, self._next_latent, latent_frames, self._prompt, seconds)
+        finished(chunk)
+        self._sleep(times.forward)
         self._next_chunk += 1
         self._next_latent += latent_frames
         return chunk

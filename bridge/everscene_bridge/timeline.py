@@ -292,7 +292,7 @@ class Timeline:
         if recache_ns:
             self.estimates.recache.add(recache_ns)
             if record.inputs:
-                record.recached_ns = record.steered_ns + recache_ns
+                record.recached_ns = now_ns - round(chunk.seconds["denoise"] * NS)
         self.estimates.generate.add(record.generation_ns - recache_ns)
         self.totals.chunks += 1
         self._flags = 0

@@ -21,7 +21,6 @@ Noise is drawn from the seed and the chunk's first latent frame alone, so a stre
 prompts, and a rollback needs no random state.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal
@@ -49,8 +48,11 @@ from everscene_engine.sampler import (
     renoise,
 )
 from everscene_engine.slots import Resident
+from everscene_engine.stopwatch import Mark, Stopwatch
 from everscene_engine.transformer import WanTransformer
 
+Span = tuple[Mark, Mark]
+"""Begin and end of a stage."""
 Transition = Literal["recache", "text", "cut", "reset"]
 TRANSITIONS: tuple[Transition, ...] = ("recache", "text", "cut", "reset")
 
@@ -92,6 +94,8 @@ class LatentStream:
             device=weight.device,
         )
         self._lead = HostLead(weight.device)
+        self._watch = Stopwatch(weight.device)
+        self._cleaned: Span | None = None  # the last clean pass of a GPU
         self._rows, self._columns = config.latent_height // 2, config.latent_width // 2
         self._text: Conditioning | None = None
         self._texts: dict[int, Conditioning] = {}  # what the keys and values of the newest chunks are to be made under
@@ -155,16 +159,16 @@ class LatentStream:
         """
         if self._text is None:
             raise ConfigError("a stream needs a prompt before its first chunk")
-        seconds: dict[str, float] = {}
-        start = time.perf_counter()
+        stages: dict[str, Span] = {}
+        start = self._watch.mark()
         if self._recache_due or self._torn:
             if self._recache_due:
                 self._rebuild_window(self.config.recache_depth if self._shallow else None)
             else:
                 self._mend_window()
             self._recache_due = self._shallow = self._torn = False
-            seconds["recache"] = time.perf_counter() - start
-        start = time.perf_counter()
+            stages["recache"] = (start, self._watch.mark())
+        start = self._watch.mark()
         config = self.config
         shot = self._past.shot + (1 if self._cut_due and self._past.sink is not None else 0)
         offset = shot * config.shot_offset
@@ -175,25 +179,32 @@ class LatentStream:
             self._cache.table.drop(slot)
             self._torn = True  # the oldest chunk of the window gave its slot away
             return None
+        stages["denoise"] = (start, self._watch.mark())
         check = FiniteCheck(latents)
-        seconds["denoise"] = time.perf_counter() - start
-        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, seconds, shot)
+        chunk = LatentChunk(self.next_chunk, self.next_frame, latents, {}, shot)
         if self._device.type == "cpu" and check.passed():
+            chunk.seconds.update(self._seconds(stages))
             finished(chunk)
         self._lead.wait()  # more than two forwards in a GPU's queue block whoever else wants something of it
-        start = time.perf_counter()
+        start = self._watch.mark()
         if shot > self._past.shot and config.cut_clears_window:
             self._clear_but_sink(slot)
         self._clean_pass(slot, latents)
-        seconds["clean"] = time.perf_counter() - start
-        start = time.perf_counter()
+        cleaned: Span | None = (start, self._watch.mark())
         if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
             self._cache.table.drop(slot)
             self._torn = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
-        seconds["denoise"] += time.perf_counter() - start
+        if self._device.type != "cpu":  # its clean pass is not over yet, that of the chunk before is
+            cleaned, self._cleaned = self._cleaned, cleaned
+        if cleaned is not None:
+            stages["clean"] = cleaned
+        chunk.seconds.update(self._seconds(stages))
         self._keep(chunk, slot)
         return chunk
+
+    def _seconds(self, stages: dict[str, Span]) -> dict[str, float]:
+        return {stage: self._watch.ms(start, end) / 1000 for stage, (start, end) in stages.items()}
 
     @property
     def unsettled(self) -> bool:

@@ -229,7 +229,8 @@ class Simulation:
             self.timeline.failed("it broke")
             self.at(self.now / MS + self.back_off_ms, self._restart)
         else:
-            seconds = {"recache": recache / 1e3, "denoise": 0.0, "clean": 0.0}
+            denoise = self.forward_ms * self.forwards
+            seconds = {"recache": recache / 1e3, "denoise": denoise / 1e3, "clean": 0.0}
             chunk = GeneratedChunk(0, self._latent, self.latent_frames, self._prompt, seconds)
             self._latent += self.latent_frames
             self.timeline.generated(chunk, self.now)

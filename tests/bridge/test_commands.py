@@ -277,7 +277,7 @@ def test_a_snapshot_before_the_first_frame_is_refused(start_server: StartServer)
     class Slow(PatternEngine):
         def generate(self, interrupted: Callable[[], bool], *finished: Any) -> GeneratedChunk | None:
             time.sleep(0.5)
-            return super().generate(interrupted, *finished)
+            return super().generate(interrupted)  # handed on when it ends, so that the command comes before the frame
 
     server = start_server(Slow)
     with Client(server.endpoint) as world, pytest.raises(RequestFailed, match="not_now"):
