@@ -65,7 +65,10 @@ class TimedEngine:
             self.spans.append(Span(stage, chunk, start_ns / 1e6, end_ns / 1e6))
 
     def generate(
-        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None]
+        self,
+        interrupted: Callable[[], bool],
+        finished: Callable[[GeneratedChunk], None],
+        hurried: Callable[[], bool],
     ) -> GeneratedChunk | None:
         """As the engine does it, divided into the stages that the chunk says it took. They end with the call; but an
         engine that does not say when a chunk is `finished` makes its clean pass afterwards."""
@@ -76,7 +79,7 @@ class TimedEngine:
             finished(chunk)
 
         start_ns = self._now_ns()
-        chunk = self._engine.generate(interrupted, hand_on)
+        chunk = self._engine.generate(interrupted, hand_on, hurried)
         end: float = self._now_ns()
         if chunk is None:
             self._note("dropped", -1, start_ns, end)

@@ -182,6 +182,15 @@ class LiveStream:
                 self.timeline.generated(chunk, handed_on[0])
                 self.changed.notify_all()
 
+        left: list[int] = []
+
+        def hurried() -> bool:
+            with self.changed:
+                hurry = self._abandoned(serial) or self.timeline.hurried(self.clock.now_ns())
+            if hurry:
+                left.append(work.number)
+            return hurry
+
         try:
             if work.rollback is not None:
                 engine.rollback(work.rollback)
@@ -190,7 +199,7 @@ class LiveStream:
                     self._autosaves.clear()
                 engine.steer(*work.steer)
             self._steered(serial)
-            chunk = engine.generate(lambda: self._must_drop(serial), hand_on)
+            chunk = engine.generate(lambda: self._must_drop(serial), hand_on, hurried)
         except PromptRejected as why:
             self._log_work(work, "refused")
             self._refuse(serial, why)
@@ -202,9 +211,12 @@ class LiveStream:
             return
         if not handed_on:
             hand_on(chunk)
+        if left and self.run_log is not None:
+            self.run_log.write("unclean", number=work.number)
         with self.changed:
             if chunk is not None and serial == self._serial and handed_on:
-                self.timeline.cleaned(self.clock.now_ns() - handed_on[0])
+                if not left:
+                    self.timeline.cleaned(self.clock.now_ns() - handed_on[0])
                 self._note(chunk)
 
     def _settle(self) -> None:
@@ -248,7 +260,11 @@ class LiveStream:
 
     def _must_drop(self, serial: int) -> bool:
         with self.changed:
-            return self._stopping.is_set() or serial != self._serial or self.timeline.must_drop(self.clock.now_ns())
+            return self._abandoned(serial) or self.timeline.must_drop(self.clock.now_ns())
+
+    def _abandoned(self, serial: int) -> bool:
+        """Whether nobody wants what this engine makes any more."""
+        return self._stopping.is_set() or serial != self._serial
 
     def _note(self, chunk: GeneratedChunk) -> None:
         for stage in ("recache", "denoise", "clean"):

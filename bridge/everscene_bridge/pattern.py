@@ -97,7 +97,10 @@ class PatternEngine:
         self._steered = transition in ("recache", "reset")
 
     def generate(
-        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None] = lambda chunk: None
+        self,
+        interrupted: Callable[[], bool],
+        finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> GeneratedChunk | None:
         """One chunk, as fast as the set times say."""
         times = self._times
@@ -116,7 +119,8 @@ class PatternEngine:
         seconds = {"recache": recache, "denoise": denoise, "clean": times.forward}
         chunk = GeneratedChunk(self._next_chunk, self._next_latent, latent_frames, self._prompt, seconds)
         finished(chunk)
-        self._sleep(times.forward)
+        if not hurried():
+            self._sleep(times.forward)
         self._next_chunk += 1
         self._next_latent += latent_frames
         return chunk

@@ -44,7 +44,8 @@ def replay(path: Path, load: Callable[[EngineChoice], EnginePort]) -> ReplayResu
         choice = EngineChoice(**{**fields, **paths})
     except (KeyError, TypeError) as problem:
         raise ReplayError(f"{path}, line 1: {problem}") from problem
-    run = _Run(path.parent, choice, load)
+    left = {line["number"] for _, line in _read(path) if line.get("kind") == "unclean"}
+    run = _Run(path.parent, choice, load, left)
     try:
         for number, line in lines:
             try:
@@ -64,10 +65,14 @@ def replay(path: Path, load: Callable[[EngineChoice], EnginePort]) -> ReplayResu
 class _Run:
     """The engine, and the hashes of what it gave."""
 
-    def __init__(self, folder: Path, choice: EngineChoice, load: Callable[[EngineChoice], EnginePort]) -> None:
+    def __init__(
+        self, folder: Path, choice: EngineChoice, load: Callable[[EngineChoice], EnginePort], left: set[int]
+    ) -> None:
+        """left: numbers of the works whose clean pass was left out."""
         self._folder = folder
         self._choice = choice
         self._load = load
+        self._left = left
         self.engine = load(choice)
         self._hashes: dict[int, list[str]] = {}  # by number of the work
 
@@ -105,7 +110,8 @@ class _Run:
         if line["steer"] is not None:
             prompting, transition = line["steer"]
             self.engine.steer(prompting_from_json(prompting), transition)
-        chunk = self.engine.generate(lambda: outcome == "dropped", lambda chunk: None)
+        hurried = line["number"] in self._left
+        chunk = self.engine.generate(lambda: outcome == "dropped", lambda chunk: None, lambda: hurried)
         if chunk is not None:
             info = self.engine.info
             frames = self.engine.decode(chunk).on_host(info.height, info.width)

@@ -6,6 +6,7 @@ is nothing to it. So these are what is logged, one JSON map a line, and `replay`
     run       first line: format, versions, machine, and which engine (model, seed, steps, device, threads)
     input     an event or prompt that was accepted, for people to read
     work      one call of the engine: roll back, steer, generate; `outcome`: made, dropped, refused, failed
+    unclean   the clean pass of a work was left out
     settle    idle time was used for a part of what a recache had left for later
     image     what worlds begin with from here on; `file` lies beside the log, nil: nothing
     rollback  a rewind

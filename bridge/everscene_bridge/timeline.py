@@ -268,10 +268,13 @@ class Timeline:
 
     def must_drop(self, now_ns: int) -> bool:
         """Whether the chunk in flight is to be given up. The engine asks before each forward."""
-        self.ledger.release(now_ns)
         in_flight = self._in_flight
-        wanted = self.settings.interrupt and self.ledger.urgent
-        return wanted and in_flight is not None and not in_flight.inputs
+        return self.hurried(now_ns) and in_flight is not None and not in_flight.inputs
+
+    def hurried(self, now_ns: int) -> bool:
+        """Whether an input waits that is not to wait for the end of a clean pass."""
+        self.ledger.release(now_ns)
+        return self.settings.interrupt and self.ledger.urgent
 
     def steered(self, now_ns: int) -> None:
         """For the chunk in flight the engine was rolled back and steered, where that was asked; now it generates."""

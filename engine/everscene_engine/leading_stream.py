@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -44,17 +45,18 @@ class LeadingStream(LatentStream):
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[LatentChunk], None] = lambda chunk: None,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> LatentChunk | None:
-        """See LatentStream. Rank 0 alone asks `interrupted`; the others hear the answer before each forward."""
+        """See LatentStream. Rank 0 alone asks whether to stop; the others hear the answer before each forward."""
 
-        def agreed() -> bool:
-            stop = interrupted()
+        def agreed(asked: Callable[[], bool]) -> bool:
+            stop = asked()
             self._others.tell(Forward(stop))
             return stop
 
         with self._others.working():
             self._others.tell(Generate())
-            chunk = super().generate(agreed, finished)
+            chunk = super().generate(partial(agreed, interrupted), finished, partial(agreed, hurried))
         if chunk is not None:
             self._others.warmed_up()
         return chunk

@@ -145,9 +145,10 @@ class LiveEngine:
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> GeneratedChunk | None:
         """The next chunk's latents, or None if interrupted; on a CPU they are `finished` before the clean pass."""
-        chunk = self._stream.generate(interrupted, lambda chunk: finished(self._generated(chunk)))
+        chunk = self._stream.generate(interrupted, lambda chunk: finished(self._generated(chunk)), hurried)
         if chunk is None:
             return None
         if self._after_cut is not None:

@@ -175,13 +175,17 @@ class EnginePort(Protocol):
         """
 
     def generate(
-        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None]
+        self,
+        interrupted: Callable[[], bool],
+        finished: Callable[[GeneratedChunk], None],
+        hurried: Callable[[], bool],
     ) -> GeneratedChunk | None:
         """One chunk: recache if steered, denoise, clean pass. Asks `interrupted()` before each forward; when that is
         True, gives None and the stream is as if the call had not been made (a prompt steered to stays).
 
         An engine whose clean pass takes its time calls `finished` with the chunk as soon as its latents are finished,
-        so that it can be decoded meanwhile; it gives the same chunk in the end.
+        so that it can be decoded meanwhile; it gives the same chunk in the end. It asks `hurried()` before that pass
+        and during it, as often as it can, until that is True: then it leaves the rest of the pass for later.
         """
 
     @property

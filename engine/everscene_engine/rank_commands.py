@@ -57,7 +57,7 @@ class BeginWith:
 
 @dataclass(frozen=True)
 class Generate:
-    """LatentStream.generate. A `Forward` follows before each forward of the denoising."""
+    """LatentStream.generate. A `Forward` follows before each forward that may be left out."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _obey(command: Command, stream: LatentStream, pipe: Connection) -> None:
         case BeginWith(latent):
             stream.begin_with(latent)
         case Generate():
-            stream.generate(_asking(pipe))
+            asking = _asking(pipe)
+            stream.generate(asking, hurried=asking)
         case Settle():
             stream.settle()
         case Rollback(frame):

@@ -9,8 +9,8 @@ leaves the chunk's keys and values in its slot. The first chunk is the sink and 
               chunk is done it is the shot sink in place of the one before
     reset     everything is forgotten and a new world begins
 
-What an interrupt or a rollback takes from the window is made anew before the next chunk, under the prompt that it was
-made under; chunks that are there whole are left alone.
+What an interrupt, a hurry or a rollback takes from the window is made anew before the next chunk, under the prompt that
+it was made under; chunks that are there whole are left alone.
 
 A recache makes the whole window anew at once, or (`recache_depth`) its newest chunks alone, and the rest one by one
 in `settle`, which whoever has time to spare calls. Settled before the next chunk, the cache is what a whole recache
@@ -150,12 +150,15 @@ class LatentStream:
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[LatentChunk], None] = lambda chunk: None,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> LatentChunk | None:
         """The next chunk, or None if `interrupted` (asked before each forward, on a CPU before each layer of denoising)
         said so; then nothing changed.
 
         finished: on a CPU it is called with the chunk before its clean pass; on a GPU, where that pass is only queued,
-        it is not. Raises GenerationFailed if the latents are no numbers.
+        it is not. hurried: asked before the clean pass, on a CPU before each of its layers; when True the pass is left
+        out, and the window lacks the chunk until the next one begins. A sink's pass is never left out. Raises
+        GenerationFailed if the latents are no numbers.
         """
         if self._text is None:
             raise ConfigError("a stream needs a prompt before its first chunk")
@@ -189,12 +192,16 @@ class LatentStream:
         start = self._watch.mark()
         if shot > self._past.shot and config.cut_clears_window:
             self._clear_but_sink(slot)
-        self._clean_pass(slot, latents)
-        cleaned: Span | None = (start, self._watch.mark())
+        sinks = self._past.sink is None or shot > self._past.shot
+        whole = self._clean_or_leave(slot, latents, _never if sinks else hurried)
+        cleaned: Span | None = (start, self._watch.mark()) if whole else None
         if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
             self._cache.table.drop(slot)
             self._torn = True
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
+        if not whole:
+            self._cache.table.drop(slot)
+            self._torn = True
         if self._device.type != "cpu":  # its clean pass is not over yet, that of the chunk before is
             cleaned, self._cleaned = self._cleaned, cleaned
         if cleaned is not None:
@@ -292,9 +299,7 @@ class LatentStream:
             self._lead.wait()
             return interrupted()
 
-        # ranks agree on each forward; on a GPU the host is far ahead of the layers
-        by_layer = self._device.type == "cpu" and self.transformer.ranks.size == 1
-        heeding = Heeding(attention, interrupted) if by_layer else attention
+        heeding = Heeding(attention, interrupted) if self._heeds_layers else attention
 
         def predict_flow(x: Tensor, timestep: float) -> Tensor:
             assert self._text is not None
@@ -313,22 +318,40 @@ class LatentStream:
             latents[:, :1] = first
         return latents
 
+    @property
+    def _heeds_layers(self) -> bool:
+        """Ranks agree on each forward alone, and on a GPU the host is far ahead of the layers."""
+        return self._device.type == "cpu" and self.transformer.ranks.size == 1
+
+    def _clean_or_leave(self, slot: Resident, latents: Tensor, hurried: Callable[[], bool]) -> bool:
+        """The clean pass of a chunk that was denoised just now; False: it is left out."""
+        if hurried():
+            return False
+        try:
+            self._clean_pass(slot, latents, hurried=hurried)
+        except Interrupted:
+            return False
+        return True
+
     def _clean_pass(
         self,
         slot: Resident | Sequence[Resident],
         latents: Tensor,
         seen: Sequence[Resident] | None = None,
         text: Conditioning | None = None,
+        hurried: Callable[[], bool] | None = None,
     ) -> None:
         """Leave the keys and values of finished latents in their slot, or in several by one forward. seen: None for
-        all other residents. text: None for the present one."""
+        all other residents. text: None for the present one. hurried: asked before each layer, where layers are heeded;
+        Interrupted is raised when it says so."""
         text = text or self._text
         assert text is not None
         if seen is None:
             seen = [resident for resident in self._cache.table.residents if resident is not slot]
         times = torch.zeros(latents.shape[:2], device=self._device)
         attention = self._cache.attention(slot, seen)
-        self.transformer(latents, times, self._turn(slot), attention, text, flow=False)
+        heeding = attention if hurried is None or not self._heeds_layers else Heeding(attention, hurried)
+        self.transformer(latents, times, self._turn(slot), heeding, text, flow=False)
 
     def _clean_passes(self, chunks: Sequence[LatentChunk], text: Conditioning) -> None:
         """Clean passes over chunks one after the other, each seeing all before it: by one forward, whose linears take
@@ -532,3 +555,7 @@ class LatentStream:
         self._recache_due = self._shallow = self._torn = False
         self._unsettled = []
         self._cut_due = False
+
+
+def _never() -> bool:
+    return False

@@ -22,10 +22,11 @@ from everscene_engine.attention import SelfAttention, attend
 from everscene_engine.conditioning import Conditioning, TextEmbedding, logit_bias
 from everscene_engine.config import TransformerConfig
 from everscene_engine.context_parallel import ExchangedCachedAttention, OneRank, Ranks
+from everscene_engine.heeding import Heeding
 from everscene_engine.kv_cache import CachedAttention
 from everscene_engine.rope import Rotation, rotate
 
-Cached = CachedAttention | ExchangedCachedAttention
+Cached = CachedAttention | ExchangedCachedAttention | Heeding
 
 
 class RMSNorm(nn.Module):

@@ -101,6 +101,58 @@ def test_ways_back_are_the_same_again(tmp_path: Path) -> None:
     assert (result.frames, result.first_difference) == (len(lines(path, "frame")), None)
 
 
+class Patient(PatternEngine):
+    """Its clean pass of chunk 3 goes on until it is to be left."""
+
+    left: list[int]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.left = []
+
+    def generate(
+        self,
+        interrupted: Callable[[], bool],
+        finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> GeneratedChunk | None:
+        number = self._next_chunk
+
+        def asked() -> bool:
+            deadline = time.monotonic() + (10 if number == 3 else 0)
+            while not (hurry := hurried()) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if hurry:
+                self.left.append(number)
+            return hurry
+
+        return super().generate(interrupted, finished, asked)
+
+
+def test_an_event_does_not_wait_for_a_clean_pass(tmp_path: Path) -> None:
+    engine = Patient(width=64, height=36, times=QUICK)
+
+    def script(world: Client) -> None:
+        until(world, 24)
+        world.event("storm").wait("applied", 5)
+
+    record(tmp_path, script, lambda: engine)
+    assert engine.left == [3]
+
+
+def test_a_clean_pass_that_was_left_out_is_left_out_again(tmp_path: Path) -> None:
+    made: list[Patient] = []
+
+    def make() -> EnginePort:
+        made.append(Patient(width=64, height=36, seed=5, times=QUICK))
+        return made[-1]
+
+    path = record(tmp_path, with_events, make)
+    assert made[0].left
+    assert replay(path, lambda choice: make()).first_difference is None
+    assert made[1].left == made[0].left
+
+
 def test_a_run_whose_engine_failed_is_the_same_again(tmp_path: Path) -> None:
     made: list[EnginePort] = []
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.bridge.harness import QUICK
@@ -22,12 +23,10 @@ class Fragile(PatternEngine):
     restores = True
     closed = 0
 
-    def generate(
-        self, interrupted: Callable[[], bool], finished: Callable[[GeneratedChunk], None] = lambda chunk: None
-    ) -> GeneratedChunk | None:
+    def generate(self, interrupted: Callable[[], bool], *callbacks: Any) -> GeneratedChunk | None:
         if self.broken:
             raise RuntimeError("it broke")
-        return super().generate(interrupted, finished)
+        return super().generate(interrupted, *callbacks)
 
     def restore(self, state: EngineState) -> None:
         if not self.restores:
