@@ -45,7 +45,7 @@ class LeadingStream(LatentStream):
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[LatentChunk], None] = lambda chunk: None,
-        hurried: Callable[[], bool] = lambda: False,
+        hurried: Callable[[], bool] | None = None,
     ) -> LatentChunk | None:
         """See LatentStream. Rank 0 alone asks whether to stop; the others hear the answer before each forward."""
 
@@ -56,7 +56,7 @@ class LeadingStream(LatentStream):
 
         with self._others.working():
             self._others.tell(Generate())
-            chunk = super().generate(partial(agreed, interrupted), finished, partial(agreed, hurried))
+            chunk = super().generate(partial(agreed, interrupted), finished, partial(agreed, hurried or _patient))
         if chunk is not None:
             self._others.warmed_up()
         return chunk
@@ -85,3 +85,7 @@ class LeadingStream(LatentStream):
     def close(self) -> None:
         """Stop the other ranks."""
         self._others.close()
+
+
+def _patient() -> bool:
+    return False

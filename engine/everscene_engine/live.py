@@ -145,7 +145,7 @@ class LiveEngine:
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
-        hurried: Callable[[], bool] = lambda: False,
+        hurried: Callable[[], bool] | None = None,
     ) -> GeneratedChunk | None:
         """The next chunk's latents, or None if interrupted; on a CPU they are `finished` before the clean pass."""
         chunk = self._stream.generate(interrupted, lambda chunk: finished(self._generated(chunk)), hurried)

@@ -150,7 +150,7 @@ class LatentStream:
         self,
         interrupted: Callable[[], bool] = lambda: False,
         finished: Callable[[LatentChunk], None] = lambda chunk: None,
-        hurried: Callable[[], bool] = lambda: False,
+        hurried: Callable[[], bool] | None = None,
     ) -> LatentChunk | None:
         """The next chunk, or None if `interrupted` (asked before each forward, on a CPU before each layer of denoising)
         said so; then nothing changed.
@@ -193,7 +193,7 @@ class LatentStream:
         if shot > self._past.shot and config.cut_clears_window:
             self._clear_but_sink(slot)
         sinks = self._past.sink is None or shot > self._past.shot
-        whole = self._clean_or_leave(slot, latents, _never if sinks else hurried)
+        whole = self._clean_or_leave(slot, latents, None if sinks else hurried)
         cleaned: Span | None = (start, self._watch.mark()) if whole else None
         if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
             self._cache.table.drop(slot)
@@ -323,9 +323,9 @@ class LatentStream:
         """Ranks agree on each forward alone, and on a GPU the host is far ahead of the layers."""
         return self._device.type == "cpu" and self.transformer.ranks.size == 1
 
-    def _clean_or_leave(self, slot: Resident, latents: Tensor, hurried: Callable[[], bool]) -> bool:
+    def _clean_or_leave(self, slot: Resident, latents: Tensor, hurried: Callable[[], bool] | None) -> bool:
         """The clean pass of a chunk that was denoised just now; False: it is left out."""
-        if hurried():
+        if hurried is not None and hurried():
             return False
         try:
             self._clean_pass(slot, latents, hurried=hurried)
@@ -555,7 +555,3 @@ class LatentStream:
         self._recache_due = self._shallow = self._torn = False
         self._unsettled = []
         self._cut_due = False
-
-
-def _never() -> bool:
-    return False

@@ -95,7 +95,7 @@ class NoWork(LatentStream):
     def _denoise(self, slot: Resident, interrupted: object) -> Tensor:
         return self._noise()
 
-    def _clean_pass(self, slot: object, latents: Tensor, seen: object = None, text: object = None) -> None:
+    def _clean_pass(self, *arguments: object, **named: object) -> None:
         pass
 
 
@@ -189,7 +189,7 @@ def test_the_chunk_of_a_cut_still_sees_the_window_while_it_is_denoised() -> None
     seen: list[list[int]] = []
     real = stream._clean_pass
 
-    def watched(slot: Resident, latents: Tensor, others: object = None) -> None:
+    def watched(slot: Resident, latents: Tensor, hurried: object) -> None:
         seen.append(numbers(stream))
         assert [r.chunk for r in stream._cache.table.pinned] == [0]
         real(slot, latents)
