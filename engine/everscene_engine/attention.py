@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# On Hopper cuDNN takes 3.95 ms where FlashAttention-2, torch's own first choice, takes 6.84 (docs/performance.md).
+# On Hopper cuDNN takes 3.95 ms where FlashAttention-2, torch's own first choice, takes 6.84 (7040 queries, 28160 keys).
 GPU_BACKENDS = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
