@@ -182,14 +182,13 @@ class LiveStream:
                 self.timeline.generated(chunk, handed_on[0])
                 self.changed.notify_all()
 
-        left: list[int] = []
+        left_out = False  # the clean pass
 
         def hurried() -> bool:
+            nonlocal left_out
             with self.changed:
-                hurry = self._abandoned(serial) or self.timeline.hurried(self.clock.now_ns())
-            if hurry:
-                left.append(work.number)
-            return hurry
+                left_out = self._abandoned(serial) or self.timeline.hurried(self.clock.now_ns())
+            return left_out
 
         try:
             if work.rollback is not None:
@@ -211,11 +210,11 @@ class LiveStream:
             return
         if not handed_on:
             hand_on(chunk)
-        if left and self.run_log is not None:
+        if left_out and self.run_log is not None:
             self.run_log.write("unclean", number=work.number)
         with self.changed:
             if chunk is not None and serial == self._serial and handed_on:
-                if not left:
+                if not left_out:
                     self.timeline.cleaned(self.clock.now_ns() - handed_on[0])
                 self._note(chunk)
 

@@ -44,8 +44,7 @@ def replay(path: Path, load: Callable[[EngineChoice], EnginePort]) -> ReplayResu
         choice = EngineChoice(**{**fields, **paths})
     except (KeyError, TypeError) as problem:
         raise ReplayError(f"{path}, line 1: {problem}") from problem
-    left = {line["number"] for _, line in _read(path) if line.get("kind") == "unclean"}
-    run = _Run(path.parent, choice, load, left)
+    run = _Run(path.parent, choice, load, _left_out(path))
     try:
         for number, line in lines:
             try:
@@ -118,6 +117,17 @@ class _Run:
             self._hashes[line["number"]] = [frame_hash(pixels) for pixels in frames]
             while len(self._hashes) > WORKS_KEPT:
                 del self._hashes[next(iter(self._hashes))]
+
+
+def _left_out(path: Path) -> set[int]:
+    """Numbers of the works whose clean pass was left out. Raises ReplayError for one without a number."""
+    found = set()
+    for place, line in _read(path):
+        if line.get("kind") == "unclean":
+            if not isinstance(line.get("number"), int):
+                raise ReplayError(f"{path}, line {place}: an unclean work needs its number, not {line.get('number')!r}")
+            found.add(line["number"])
+    return found
 
 
 def _read(path: Path) -> Iterator[tuple[int, Line]]:

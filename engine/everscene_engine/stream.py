@@ -195,13 +195,12 @@ class LatentStream:
         sinks = self._past.sink is None or shot > self._past.shot
         whole = self._clean_or_leave(slot, latents, None if sinks else hurried)
         cleaned: Span | None = (start, self._watch.mark()) if whole else None
-        if not check.passed():  # on a GPU this waits: whoever gets the chunk gets finished latents
+        passed = check.passed()  # on a GPU this waits: whoever gets the chunk gets finished latents
+        if not (passed and whole):
             self._cache.table.drop(slot)
             self._torn = True
+        if not passed:
             raise GenerationFailed(f"chunk {self.next_chunk} holds NaN or infinity")
-        if not whole:
-            self._cache.table.drop(slot)
-            self._torn = True
         if self._device.type != "cpu":  # its clean pass is not over yet, that of the chunk before is
             cleaned, self._cleaned = self._cleaned, cleaned
         if cleaned is not None:

@@ -104,18 +104,12 @@ def test_ways_back_are_the_same_again(tmp_path: Path) -> None:
 class Patient(PatternEngine):
     """Its clean pass of chunk 3 goes on until it is to be left."""
 
-    left: list[int]
-
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.left = []
+        self.left: list[int] = []
 
-    def generate(
-        self,
-        interrupted: Callable[[], bool],
-        finished: Callable[[GeneratedChunk], None] = lambda chunk: None,
-        hurried: Callable[[], bool] = lambda: False,
-    ) -> GeneratedChunk | None:
+    def generate(self, interrupted: Callable[[], bool], *callbacks: Any) -> GeneratedChunk | None:
+        finished, hurried = callbacks
         number = self._next_chunk
 
         def asked() -> bool:
@@ -151,6 +145,13 @@ def test_a_clean_pass_that_was_left_out_is_left_out_again(tmp_path: Path) -> Non
     assert made[0].left
     assert replay(path, lambda choice: make()).first_difference is None
     assert made[1].left == made[0].left
+
+
+def test_a_line_without_the_number_of_its_work_is_named(tmp_path: Path) -> None:
+    path = record(tmp_path, lambda world: until(world, 4))
+    path.write_text(path.read_text() + '{"kind": "unclean"}\n')
+    with pytest.raises(ReplayError, match=f"line {len(path.read_text().splitlines())}: .* needs its number, not None"):
+        replay(path, again)
 
 
 def test_a_run_whose_engine_failed_is_the_same_again(tmp_path: Path) -> None:

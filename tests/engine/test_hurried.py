@@ -9,19 +9,8 @@ import torch
 
 from everscene_engine.config import StreamConfig
 from everscene_engine.stream import LatentStream, Transition
-from tests.engine.small import STREAM, small_prompt, small_transformer
-
-MODEL = small_transformer()
-OLD, NEW = small_prompt(MODEL, seed=3), small_prompt(MODEL, seed=9)
-LAST = replace(STREAM, recache_depth=1)
-
-
-def make_stream(config: StreamConfig = STREAM, chunks: int = 6) -> LatentStream:
-    stream = LatentStream(MODEL, config, 1)
-    stream.steer(OLD)
-    for _ in range(chunks):
-        assert stream.generate() is not None
-    return stream
+from tests.engine.small import STREAM
+from tests.engine.test_recache import LAST, MODEL, NEW, OLD, make_stream
 
 
 def at_question(number: int) -> Callable[[], bool]:

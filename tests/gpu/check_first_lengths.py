@@ -19,38 +19,28 @@ from everscene_engine.attention import attend
 from everscene_engine.bench_engine import BenchOptions
 from everscene_engine.bench_machine import machine
 from everscene_engine.bench_run import World, make_world
-from everscene_engine.conditioning import TextEmbedding
+from everscene_engine.random_live import RandomText
 from everscene_engine.stopwatch import Stopwatch
 
 
 def reacted(world: World, lengths: tuple[int, ...], seed: int) -> dict[str, float]:
     """Chunks cut to these lengths one after the other; what the last reaction took, in ms."""
     stream, config = world.stream, world.stream.config
+    weight = stream.transformer.patch_embedding.weight
+    prompts = RandomText(stream.transformer.config.text_dim, weight.dtype)
+    text = prompts.encode([f"prompt {seed}"]).to(weight.device)
     for _ in range(config.window_chunks + 1):
         stream.generate()
     found: dict[str, float] = {}
     for length in lengths:
         stream.rollback(stream.next_frame - config.chunk_frames + length)
-        stream.steer(stream.transformer.condition(embedding_of(world, seed)), "recache")
+        stream.steer(stream.transformer.condition(text), "recache")
         start = time.perf_counter()
         chunk = stream.generate()
         assert chunk is not None
         found = {stage: round(1000 * chunk.seconds[stage], 1) for stage in ("recache", "denoise")}
         found["host"] = round(1000 * (time.perf_counter() - start), 1)
     return found
-
-
-def embedding_of(world: World, seed: int) -> TextEmbedding:
-    """A prompt's, random."""
-    weight = world.stream.transformer.patch_embedding.weight
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(1, 64, world.stream.transformer.config.text_dim, generator=generator)
-    return TextEmbedding(rows.to(weight), torch.tensor([64]), 0)
-
-
-def config_dtype(world: World) -> torch.dtype:
-    """Of the transformer's numbers."""
-    return world.stream.transformer.patch_embedding.weight.dtype
 
 
 def alone(device: torch.device, queries: int, keys: int, heads: int, width: int, dtype: torch.dtype) -> list[float]:
@@ -100,7 +90,7 @@ def main() -> None:
                 (4 * whole + frames) * config.frame_tokens,
                 size.heads,
                 size.head_dim,
-                config_dtype(world),
+                stream.transformer.patch_embedding.weight.dtype,
             )
             print(json.dumps({"attend": frames, "first_and_second_ms": took}), flush=True)
         world.close()
